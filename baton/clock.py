@@ -1,0 +1,54 @@
+"""Time as a dependency, so that policies, ledgers and stores run under virtual time in tests.
+
+Nothing here sleeps: waiting belongs to asyncio and to the process supervisor.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two clocks in one: intervals are measured on the monotonic one only."""
+
+    def monotonic_s(self) -> float:
+        """Seconds from an arbitrary start; never goes back."""
+        ...
+
+    def wall_s(self) -> float:
+        """Seconds since the Unix epoch; for records that leave the process."""
+        ...
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    def wall_s(self) -> float:
+        return time.time()
+
+
+class VirtualClock:
+    """A clock that only moves when told to."""
+
+    def __init__(self, start_s: float = 1_000_000.0) -> None:
+        self._now_s = start_s
+
+    def monotonic_s(self) -> float:
+        return self._now_s
+
+    def wall_s(self) -> float:
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        """Moves both clocks forward.
+
+        Raises:
+            ValueError: if ``seconds`` is negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"time does not go back: {seconds}")
+        self._now_s += seconds
