@@ -1,0 +1,420 @@
+"""The sections of a profile: one frozen model each, every field with unit, default and reason.
+
+A field stands here only if some code honours it. Nothing is checked here that takes more than
+one field to see: that is in ``rules``. Nothing is looked up either, neither folders nor hubs nor
+devices: a profile means the same on every machine.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from baton.types import Role
+from profiles import engine_flags
+from profiles.document import show
+
+CPU = "cpu"
+"""The accelerator label with a meaning: the pool's workers compute on the CPU."""
+
+DEMO = "demo"
+"""The model source that stands for the small model that Baton trains itself."""
+
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+SERVED_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+MAX_SERVED_NAME = 200
+ACCELERATOR_PATTERN = r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$"
+_HUB_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?"
+
+_MAX_TOKENS = 100_000_000
+_DAY_S = 86_400.0
+
+
+class Mode(enum.StrEnum):
+    """How requests reach their tokens: through a prefill worker first, or on one worker alone."""
+
+    DISAGGREGATED = "disaggregated"
+    STANDARD = "standard"
+
+
+class Connector(enum.StrEnum):
+    """Which KV connector engines load; the two understand each other on the wire."""
+
+    BATON = "baton"
+    STOCK = "stock"
+
+
+class Transport(enum.StrEnum):
+    """What the KV cache travels over."""
+
+    AUTO = "auto"
+    TCP = "tcp"
+    RDMA = "rdma"
+
+
+class SourceKind(enum.StrEnum):
+    """What a model source is; decided by its spelling alone."""
+
+    DEMO = "demo"
+    FOLDER = "folder"
+    HUB = "hub"
+
+
+def source_kind(source: str) -> SourceKind | None:
+    """The kind of a model source, or None if it is none of the three."""
+    if source == DEMO:
+        return SourceKind.DEMO
+    if source.startswith(("/", "./", "../", "~/")):
+        return SourceKind.FOLDER
+    return SourceKind.HUB if re.fullmatch(_HUB_ID, source) else None
+
+
+def _wrong(sentence: str) -> PydanticCustomError:
+    # Braces would be read as placeholders of the template.
+    return PydanticCustomError("profile_value", "{sentence}", {"sentence": sentence})
+
+
+def _check_source(source: str) -> str:
+    if not source or source != source.strip() or not source.isprintable():
+        what = "must be text without spaces at its ends and without control characters"
+    elif "://" in source:
+        what = 'must not be a URL; give "demo", a folder or a hub id such as owner/name'
+    elif source_kind(source) is None:
+        what = 'must be "demo", a folder (starting with /, ./, ../ or ~/) or a hub id'
+    else:
+        return source
+    raise _wrong(f"{what} (got {show(source)})")
+
+
+def _check_flag(name: str) -> str:
+    reason = engine_flags.refusal(name)
+    if reason is not None:
+        raise _wrong(reason)
+    return name
+
+
+def _check_flag_value(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise _wrong("must be text, a number, true or false")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _wrong("must be a finite number")
+    if isinstance(value, str) and value.startswith("-"):
+        # On the engine's command line it would be one more flag, past the refusals.
+        raise _wrong("must not start with a dash, which would make it a flag of its own")
+    if isinstance(value, str) and "\0" in value:
+        raise _wrong("must not hold a NUL character")
+    return value
+
+
+def _check_whole(value: object) -> object:
+    # A literal takes 64.0 for 64, and true for 1.
+    if isinstance(value, bool | float):
+        raise _wrong(f"must be a whole number (got {show(value)})")
+    return value
+
+
+FlagName = Annotated[
+    str, Field(max_length=100, pattern=engine_flags.NAME_PATTERN), BeforeValidator(_check_flag)
+]
+FlagValue = Annotated[bool | int | float | str, BeforeValidator(_check_flag_value)]
+
+
+class Section(BaseModel):
+    """What all sections have in common: unknown fields are errors, "8" is not 8, no changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Metadata(Section):
+    """What a profile is called."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=39,
+        pattern=NAME_PATTERN,
+        description="Name of the profile, a DNS-1035 label of at most 39 characters: names of "
+        "cluster objects are made from it, with suffixes that must fit into 63. Required.",
+    )
+    description: str = Field(
+        default="",
+        max_length=1000,
+        description="One sentence for people who list profiles. Default: empty.",
+    )
+
+
+class ModelSpec(Section):
+    """The base model that all pools serve."""
+
+    source: Annotated[str, AfterValidator(_check_source)] = Field(
+        max_length=1000,
+        description='Where the weights come from: "demo" (the small model that Baton trains '
+        "itself), a folder on the workers' machines (starting with /, ./, ../ or ~/), or a hub id "
+        "(owner/name). Required: a default model would be served by mistake.",
+    )
+    served_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_SERVED_NAME,
+        pattern=SERVED_NAME_PATTERN,
+        description="Name that clients put into the model field. Default: derived from the "
+        'source ("demo", the last part of a folder, or the hub id), so that it says what runs.',
+    )
+    max_model_len: int | None = Field(
+        default=None,
+        ge=2,
+        le=_MAX_TOKENS,
+        description="Longest prompt plus answer, in tokens. Default: the model's own. Lower it "
+        "where one request of full length would not fit a worker's KV memory: the engine then "
+        "refuses to start.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto",
+        description="Number format of weights and KV cache. Default: auto, the format of the "
+        "model's files. One value for all pools, because a KV cache is only understood in the "
+        "format it was written in.",
+    )
+
+    @property
+    def kind(self) -> SourceKind:
+        """What ``source`` is."""
+        kind = source_kind(self.source)
+        assert kind is not None  # noqa: S101 - the field's validator has checked it
+        return kind
+
+    @property
+    def name(self) -> str:
+        """The name that clients ask for: ``served_name``, or the one derived from the source."""
+        return self.served_name or derived_name(self.source)
+
+
+def derived_name(source: str) -> str:
+    """The served name that follows from a source; may be unfit (``..``), which a rule reports."""
+    if source_kind(source) is SourceKind.FOLDER:
+        return PurePosixPath(source).name
+    return source
+
+
+class ClassifySpec(Section):
+    """Which requests take the way over a prefill worker."""
+
+    threshold_tokens: int = Field(
+        ge=1,
+        le=_MAX_TOKENS,
+        description="Prompts of this many tokens or more go to a prefill worker, shorter ones "
+        "straight to a decode worker. In tokens. Required in mode disaggregated: the right value "
+        "depends on model and hardware; without one, short prompts pay for a handoff they do not "
+        "need.",
+    )
+
+
+class PoolSpec(Section):
+    """The workers of one role. Null leaves a setting at the engine's own default."""
+
+    accelerator: str = Field(
+        min_length=1,
+        max_length=63,
+        pattern=ACCELERATOR_PATTERN,
+        description='Label of the hardware, such as nvidia-a100-80gb or nvidia-l4; "cpu" for '
+        "workers without a GPU. Required: it selects nodes, and reports group by it.",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Workers in the pool. Default: 1, the least that serves.",
+    )
+    tensor_parallel: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Devices that share each layer of one worker. Default: 1, which needs no "
+        "traffic between devices; raise it when the weights do not fit one.",
+    )
+    max_num_seqs: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_536,
+        description="Sequences that one worker computes at a time. Default: the engine's. "
+        "Smaller keeps the time between tokens steady, larger gives more tokens per second.",
+    )
+    max_num_batched_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MAX_TOKENS,
+        description="Tokens that one engine step computes at most, prompt and answer tokens "
+        "together. Default: the engine's. A longer prompt is cut into pieces of this size, and "
+        "running streams wait for each piece.",
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that the engine takes for weights and KV cache, "
+        "above 0 up to 1. Default: the engine's. Workers without a GPU ignore it, and a pool "
+        "whose accelerator is cpu must not set it.",
+    )
+    cpu_kv_cache_mib: int = Field(
+        default=256,
+        ge=1,
+        le=4 * 1024 * 1024,
+        description="KV memory of a worker without a GPU, in MiB. Default: 256, which a laptop "
+        "can spare several times over. Workers with a GPU ignore it.",
+    )
+    enforce_eager: bool | None = Field(
+        default=None,
+        description="true: no compilation and no CUDA graphs, for a faster start and slower "
+        "tokens. Default: the engine's choice.",
+    )
+    engine_args: Mapping[FlagName, FlagValue] = Field(
+        default={},
+        max_length=64,
+        description="Further vLLM flags: long name without dashes in front, and a value; true "
+        "and false become --name and --no-name. Default: none. Flags that Baton sets itself are "
+        "refused.",
+    )
+
+
+class PoolsSpec(Section):
+    """The pools of a profile; which of them must be there depends on the mode."""
+
+    prefill: PoolSpec | None = Field(
+        default=None,
+        description="Workers that compute long prompts and hand their KV cache over. Mode "
+        "disaggregated only, and required there.",
+    )
+    decode: PoolSpec | None = Field(
+        default=None,
+        description="Workers that generate; they compute short prompts too. Mode disaggregated "
+        "only, and required there.",
+    )
+    standard: PoolSpec | None = Field(
+        default=None,
+        description="Workers that do both for every request. Mode standard only, and required "
+        "there.",
+    )
+
+    @property
+    def by_role(self) -> dict[Role, PoolSpec]:
+        """The pools that are there, in the order prefill, decode, standard."""
+        pools = {
+            Role.PREFILL: self.prefill,
+            Role.DECODE: self.decode,
+            Role.STANDARD: self.standard,
+        }
+        return {role: pool for role, pool in pools.items() if pool is not None}
+
+    def get(self, role: Role) -> PoolSpec | None:
+        """The pool of a role, or None if the profile has none."""
+        return self.by_role.get(role)
+
+
+class TransferSpec(Section):
+    """How the KV cache is handed over. In mode standard too: engines keep the connector loaded,
+    so that a worker can change its role without a restart."""
+
+    connector: Annotated[Connector, Field(strict=False)] = Field(
+        default=Connector.BATON,
+        description="stock: vLLM's NixlConnector as it is. baton: the same with a pause in "
+        "NIXL's progress thread. Default: baton, because the stock thread takes a whole core.",
+    )
+    progress_delay_us: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000,
+        description="Pause between two rounds of NIXL's progress thread, in microseconds; 0 "
+        "spins on a core. Default: 1000, at which the thread was measured to cost 3 % of a core. "
+        "With connector stock there is no such setting, and it must stay at its default.",
+    )
+    transport: Annotated[Transport, Field(strict=False)] = Field(
+        default=Transport.AUTO,
+        description="What the KV cache travels over: tcp, rdma, or auto, the best that the "
+        "worker finds. Default: auto. Name one to have a worker fail rather than fall back.",
+    )
+    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(_check_whole)] = Field(
+        default=64,
+        description="Tokens per KV block, a power of two from 16 to 256; a multiple of 32 on "
+        "CPU. Default: 64, which every device takes. Only whole blocks are handed over, and "
+        "smaller ones mean more transfers of fewer bytes.",
+    )
+    lease_s: int = Field(
+        default=30,
+        ge=5,
+        le=3600,
+        description="How long a prefill worker keeps finished blocks for a decode worker that "
+        "does not come, in whole seconds. Default: 30. Longer ties up KV memory after failures; "
+        "shorter than a decode worker's pause loses prefills.",
+    )
+
+
+class DeadlinesSpec(Section):
+    """How long each leg of a request may take. A hung worker hangs its partner for ever, so
+    every wait has an end."""
+
+    connect_s: float = Field(
+        default=2.0,
+        gt=0,
+        le=_DAY_S,
+        description="Opening a connection to a worker, in seconds. Default: 2; within a cluster "
+        "it takes milliseconds, and the next worker is a better bet than waiting.",
+    )
+    prefill_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=_DAY_S,
+        description="The prefill leg, from sending the prompt to the transfer parameters, in "
+        "seconds. Default: 60, for the longest prompt behind a queue.",
+    )
+    first_token_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=_DAY_S,
+        description="From sending a request to the worker that generates until its first token, "
+        "in seconds. Default: 60; until then the request can be tried again elsewhere.",
+    )
+    idle_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=_DAY_S,
+        description="Silence between two tokens of a stream, in seconds. Default: 60, above any "
+        "pause of a healthy engine.",
+    )
+    total_s: float = Field(
+        default=600.0,
+        gt=0,
+        le=_DAY_S,
+        description="A whole request with all its tries, in seconds. Default: 600, so that no "
+        "request holds a worker for ever.",
+    )
+
+
+class LimitsSpec(Section):
+    """What one router takes on."""
+
+    body_bytes: int = Field(
+        default=8 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="Largest request body, in bytes. Default: 8388608 (8 MiB), about two million "
+        "tokens of text; larger bodies are refused before they are read.",
+    )
+    in_flight: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Requests that one router holds at a time; more get 429. Default: 1024, "
+        "which bounds its memory and open connections.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=_DAY_S,
+        description="How long a stopping router or worker lets running requests finish, in "
+        "seconds; 0 stops at once. Default: 30, the grace that Kubernetes gives a pod by default.",
+    )
