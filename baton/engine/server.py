@@ -1,0 +1,290 @@
+"""Keeps one vLLM server alive: starts it, proves that it generates, watches it, restarts it.
+
+A worker is ready only after a real generation, since an engine's health endpoint says nothing of
+its model. What this module does not do: talk to routers, or know what a profile is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import aiohttp
+
+from baton.clock import Clock, SystemClock
+from baton.engine.spec import EngineSpec, command, environment
+from baton.errors import EngineStartError
+from baton.process import Backoff, Child
+from baton.types import EngineId, Load, WorkerState
+
+_POLL_S = 0.25
+_WATCH_S = 1.0
+_PROBE_TIMEOUT_S = 120.0
+"""The first generation on a busy small machine may compile or page in; later ones take less."""
+
+MakeSpec = Callable[[EngineId, Path], EngineSpec]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """What the supervisor knows of its engine now.
+
+    Attributes:
+        state: STARTING, WARMING or READY; draining is the worker's business.
+        engine_id: id of the current run, empty before the first.
+        load: read from the engine's metrics about once a second.
+        load_read_s: when, on the monotonic clock.
+        max_model_len: tokens of prompt plus answer, as the engine says; 0 before it is up.
+        restarts: how often it had to be started again.
+        last_error: why the last run ended, or None.
+    """
+
+    state: WorkerState = WorkerState.STARTING
+    engine_id: EngineId = EngineId("")
+    load: Load = Load()
+    load_read_s: float = 0.0
+    max_model_len: int = 0
+    restarts: int = 0
+    last_error: str | None = None
+
+
+class Engine:
+    """Supervises one engine.
+
+    Args:
+        name: for logs.
+        make_spec: builds the spec of a run from a fresh engine id and a private folder.
+        on_change: called after every change of state; must not block.
+        clock: for the back-off.
+        start_timeout_s: from the process's start to a healthy answer; loading a large model
+            takes many minutes, so the bound is there only for an engine that never comes.
+        silent_after_s: without an answer for so long the engine is no longer called ready.
+        hung_after_s: without an answer for so long it is killed and started again.
+        stop_grace_s: from SIGTERM to SIGKILL.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make_spec: MakeSpec,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
+        start_timeout_s: float = 1800.0,
+        silent_after_s: float = 3.0,
+        hung_after_s: float = 60.0,
+        stop_grace_s: float = 15.0,
+    ) -> None:
+        self.health = EngineHealth()
+        self._name = name
+        self._make_spec = make_spec
+        self._on_change = on_change
+        self._clock = clock or SystemClock()
+        self._start_timeout_s = start_timeout_s
+        self._silent_after_s = silent_after_s
+        self._hung_after_s = hung_after_s
+        self._stop_grace_s = stop_grace_s
+        self._log = logging.getLogger(f"baton.engine.{name}")
+        self._backoff = Backoff()
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Pid of the API server process, which is its process group as well."""
+        return self._child.pid if self._child else None
+
+    def update(self, **changes: object) -> None:
+        """Replaces fields of ``health`` and reports a change of state."""
+        before = self.health
+        self.health = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
+        if (before.state, before.engine_id) != (self.health.state, self.health.engine_id):
+            self._log.info("engine is %s", self.health.state)
+            self._on_change()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Runs engines one after the other until ``stop`` is set; then leaves none running."""
+        _remove_stale_run_dirs()
+        async with aiohttp.ClientSession() as http:
+            while not stop.is_set():
+                began_s = self._clock.monotonic_s()
+                error = await self._one_run(http, stop)
+                if stop.is_set():
+                    return
+                pause_s = self._backoff.next_delay_s(self._clock.monotonic_s() - began_s)
+                self.update(
+                    state=WorkerState.STARTING,
+                    load=Load(),
+                    restarts=self.health.restarts + 1,
+                    last_error=error,
+                )
+                self._log.error("%s; starting it again in %.1f s", error, pause_s)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause_s)
+
+    async def _one_run(self, http: aiohttp.ClientSession, stop: asyncio.Event) -> str:
+        """One engine from start to end. Returns why it ended, in words."""
+        engine_id = EngineId(uuid.uuid4().hex)
+        run_dir = Path(tempfile.mkdtemp(prefix=f"baton-{os.getpid()}-"))
+        spec = self._make_spec(engine_id, run_dir)
+        child = Child(
+            self._name,
+            command(spec),
+            environment(spec, os.environ),
+            on_line=self._log_line,
+        )
+        self._child = child
+        try:
+            await child.start()
+            self.update(state=WorkerState.STARTING, engine_id=engine_id, load=Load())
+            died = asyncio.create_task(child.wait(), name=f"wait-{self._name}")
+            watch = asyncio.create_task(self._watch(http, spec), name=f"watch-{self._name}")
+            stopping = asyncio.create_task(stop.wait(), name=f"stop-{self._name}")
+            tasks = {died, watch, stopping}
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
+                    return "stopped"
+                if died.done():
+                    last = child.tail[-1] if child.tail else "no output"
+                    return f"the engine ended with status {died.result()} ({last})"
+                return str(watch.exception())
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            # Shielded: an engine must be gone even when the supervisor is being cancelled.
+            await asyncio.shield(child.stop(grace_s=self._stop_grace_s))
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    async def _watch(self, http: aiohttp.ClientSession, spec: EngineSpec) -> None:
+        """Waits for health, proves a generation, then reads the load until the engine is hung.
+
+        Raises:
+            EngineStartError: not healthy within the time limit, no generation, or hung.
+        """
+        deadline_s = self._clock.monotonic_s() + self._start_timeout_s
+        while await _get(http, f"{spec.local_url}/health", timeout_s=2.0) is None:
+            if self._clock.monotonic_s() > deadline_s:
+                raise EngineStartError(
+                    f"the engine was not healthy after {self._start_timeout_s:.0f} s"
+                )
+            await asyncio.sleep(_POLL_S)
+        self.update(state=WorkerState.WARMING)
+        await self._generate(http, spec)
+        self.update(state=WorkerState.READY, max_model_len=await self._max_model_len(http, spec))
+        heard_s = self._clock.monotonic_s()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            text = await _get(http, f"{spec.local_url}/metrics", timeout_s=2.0)
+            now_s = self._clock.monotonic_s()
+            if text is not None:
+                heard_s = now_s
+                if self.health.state is not WorkerState.READY:
+                    await self._generate(http, spec)
+                self.update(state=WorkerState.READY, load=parse_load(text), load_read_s=now_s)
+            elif now_s - heard_s > self._hung_after_s:
+                raise EngineStartError(f"the engine gave no answer for {self._hung_after_s:.0f} s")
+            elif now_s - heard_s > self._silent_after_s:
+                self.update(state=WorkerState.WARMING)
+
+    async def _generate(self, http: aiohttp.ClientSession, spec: EngineSpec) -> None:
+        body = {
+            "model": spec.served_name,
+            "prompt": "Ready, steady,",
+            "max_tokens": 2,
+            "min_tokens": 1,
+            "temperature": 0,
+        }
+        try:
+            async with http.post(
+                f"{spec.local_url}/v1/completions",
+                json=body,
+                headers={"Authorization": f"Bearer {spec.api_key}"},
+                timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S),
+            ) as response:
+                answer = await response.json()
+                if response.status != 200 or answer["usage"]["completion_tokens"] < 1:
+                    raise EngineStartError(f"the engine's first generation failed: {answer}")
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise EngineStartError(f"the engine's first generation failed: {error!r}") from error
+
+    async def _max_model_len(self, http: aiohttp.ClientSession, spec: EngineSpec) -> int:
+        headers = {"Authorization": f"Bearer {spec.api_key}"}
+        text = await _get(http, f"{spec.local_url}/v1/models", timeout_s=10.0, headers=headers)
+        try:
+            return int(json.loads(text or "")["data"][0]["max_model_len"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise EngineStartError("the engine does not say its max_model_len") from error
+
+    def _log_line(self, line: str) -> None:
+        self._log.log(_line_level(line), "%s", line)
+
+
+async def _get(
+    http: aiohttp.ClientSession,
+    url: str,
+    *,
+    timeout_s: float,
+    headers: Mapping[str, str] | None = None,
+) -> str | None:
+    """The body of a 200, or None for anything else."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with http.get(url, timeout=timeout, headers=headers) as response:
+            return await response.text() if response.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
+
+
+_GAUGES = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "kv_usage",
+}
+
+
+def parse_load(metrics_text: str) -> Load:
+    """Sums the three gauges of a worker's load over all engines of a vLLM ``/metrics`` page.
+
+    A plain scan: a full parse of the page costs about 10 ms, each second, on each worker.
+    """
+    sums = {"running": 0.0, "waiting": 0.0, "kv_usage": 0.0}
+    for line in metrics_text.splitlines():
+        name = line.partition("{")[0]
+        field = _GAUGES.get(name)
+        if field is not None:
+            sums[field] += float(line.rpartition(" ")[2])
+    return Load(
+        running=int(sums["running"]), waiting=int(sums["waiting"]), kv_usage=sums["kv_usage"]
+    )
+
+
+_LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+
+
+def _line_level(line: str) -> int:
+    """The level that vLLM gave a line; its INFO is our DEBUG, since it speaks a lot."""
+    found = _LEVEL.search(line[:80])
+    if found is None:
+        return logging.DEBUG
+    level = logging.getLevelName(found.group(1))
+    return level if isinstance(level, int) and level > logging.INFO else logging.DEBUG
+
+
+def _remove_stale_run_dirs() -> None:
+    """Removes run folders whose owner is dead: a killed supervisor could not clean up."""
+    for folder in Path(tempfile.gettempdir()).glob("baton-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""The command line of a worker process, the same for ``python -m prefill`` and ``-m decode``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from baton.errors import BatonError
+from baton.process import die_with_parent
+from baton.secrets import cluster_token
+from baton.settings import SIDE_CHANNEL_PORT, WORKER_PORT, default_home, node_name
+from baton.telemetry import configure_logging
+from baton.types import WorkerId
+from baton.worker.options import WorkerOptions, WorkerPlan
+from baton.worker.worker import run_worker
+
+MakePlan = Callable[[WorkerOptions], WorkerPlan]
+
+
+def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
+    """The Typer application of a role.
+
+    Args:
+        name: the role, used for the default worker id.
+        help_text: first paragraph of ``--help``.
+        make_plan: called with the options; its BatonErrors become one clear line and status 2.
+    """
+    app = typer.Typer(add_completion=False)
+
+    @app.command(help=help_text)
+    def main(
+        profile: Annotated[
+            str,
+            typer.Option(
+                envvar="BATON_PROFILE", help="Serving profile: a built-in name or a file."
+            ),
+        ] = "disaggregated",
+        model: Annotated[
+            str | None,
+            typer.Option(envvar="BATON_MODEL", help="Folder or hub id instead of the profile's."),
+        ] = None,
+        served_name: Annotated[
+            str | None,
+            typer.Option(envvar="BATON_SERVED_NAME", help="Name that clients ask for."),
+        ] = None,
+        host: Annotated[
+            str, typer.Option(envvar="BATON_HOST", help="Address the engine listens on.")
+        ] = "127.0.0.1",
+        port: Annotated[
+            int, typer.Option(envvar="BATON_PORT", help="HTTP port of the engine.")
+        ] = WORKER_PORT,
+        side_channel_port: Annotated[
+            int,
+            typer.Option(envvar="BATON_SIDE_CHANNEL_PORT", help="NIXL handshake port."),
+        ] = SIDE_CHANNEL_PORT,
+        advertise_url: Annotated[
+            str | None,
+            typer.Option(
+                envvar="BATON_ADVERTISE_URL",
+                help="Where routers reach the engine; default http://HOST:PORT.",
+            ),
+        ] = None,
+        registry: Annotated[
+            str,
+            typer.Option(
+                envvar="BATON_REGISTRY",
+                help="Where to register: a router (http://...) or Redis (redis://...).",
+            ),
+        ] = "http://127.0.0.1:8000",
+        worker_id: Annotated[
+            str | None,
+            typer.Option(envvar="BATON_WORKER_ID", help="Id; default ROLE-NODE-PORT."),
+        ] = None,
+        cpu_threads: Annotated[
+            int,
+            typer.Option(
+                envvar="BATON_CPU_THREADS", min=1, help="Compute threads of a CPU engine."
+            ),
+        ] = 1,
+        home: Annotated[
+            Path | None,
+            typer.Option(envvar="BATON_HOME", help="Folder for the cluster token and digests."),
+        ] = None,
+        log_level: Annotated[
+            str, typer.Option(envvar="BATON_LOG_LEVEL", help="debug, info, warning or error.")
+        ] = "info",
+    ) -> None:
+        die_with_parent(signal.SIGTERM)
+        try:
+            configure_logging(log_level)
+            folder = home.expanduser().resolve() if home else default_home(os.environ)
+            node = node_name(os.environ)
+            options = WorkerOptions(
+                profile=profile,
+                model=model,
+                served_name=served_name,
+                host=host,
+                port=port,
+                advertise_url=advertise_url or f"http://{host}:{port}",
+                side_channel_port=side_channel_port,
+                registry=registry,
+                token=cluster_token(folder, os.environ),
+                home=folder,
+                worker_id=WorkerId(worker_id or f"{name}-{node}-{port}"),
+                node=node,
+                cpu_threads=cpu_threads,
+            )
+            plan = make_plan(options)
+            asyncio.run(run_worker(options, plan))
+        except BatonError as error:
+            logging.getLogger("baton.worker").error("%s", error.message)
+            sys.exit(2)
+
+    return app
