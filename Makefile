@@ -1,0 +1,52 @@
+# Two commands do everything: `make up` serves, `make test` checks. Both install what they need
+# into .venv first, and reuse it afterwards. `make help` lists the rest.
+
+SHELL := /bin/sh
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# What Baton makes stays inside the checkout: the demo model, logs, the cluster token.
+export BATON_HOME ?= $(CURDIR)/.baton
+ifdef PIP_EXTRA_INDEX_URL
+export PIP_EXTRA_INDEX_URL
+endif
+
+.PHONY: help up test check unit integration e2e wheel format install lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: install ## serve on this machine until Ctrl-C: make up [MODEL=folder-or-hub-id] [PROFILE=name] [ARGS=...]
+	@exec $(BIN)/baton up $(if $(MODEL),--model '$(MODEL)') $(if $(PROFILE),--profile '$(PROFILE)') $(ARGS)
+
+test: install check unit integration wheel e2e ## run every check and test
+
+check: install ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: install ## unit tests alone, under a minute
+	$(BIN)/python -m pytest tests/unit
+
+integration: install ## real Redis, real HTTP, fake engines
+	$(BIN)/python -m pytest tests/integration
+
+e2e: install ## real engines, real handoffs
+	$(BIN)/python -m pytest tests/e2e
+
+wheel: install ## build the wheel, install it elsewhere, try it
+	$(BIN)/python -m pytest tests/packaging
+
+format: install ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: ## make .venv from requirements/cpu.lock
+	@$(PYTHON) requirements/install.py
+
+lock: install ## resolve the dependencies anew
+	$(BIN)/python requirements/lock.py
+
+clean: ## remove the environment and everything that Baton made
+	rm -rf .venv .baton dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,97 @@
+"""``python -m router``: one router process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from baton.errors import BatonError
+from baton.process import die_with_parent
+from baton.secrets import cluster_token
+from baton.settings import ROUTER_PORT, default_home
+from baton.store import open_store
+from baton.clock import SystemClock
+from baton.telemetry import configure_logging
+from profiles import resolve_profile, with_overrides
+from router.app import build_app
+from router.state import RouterSettings
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    profile: Annotated[
+        str, typer.Option(envvar="BATON_PROFILE", help="Serving profile: built-in name or file.")
+    ] = "disaggregated",
+    model: Annotated[
+        str | None,
+        typer.Option(envvar="BATON_MODEL", help="Folder or hub id instead of the profile's."),
+    ] = None,
+    served_name: Annotated[
+        str | None,
+        typer.Option(envvar="BATON_SERVED_NAME", help="Name that clients ask for."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(envvar="BATON_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="BATON_PORT", help="Port to listen on.")
+    ] = ROUTER_PORT,
+    store: Annotated[
+        str,
+        typer.Option(
+            envvar="BATON_STORE",
+            help="Where workers are registered: memory:// (this router alone) or redis://...",
+        ),
+    ] = "memory://",
+    home: Annotated[
+        Path | None, typer.Option(envvar="BATON_HOME", help="Folder of the cluster token.")
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(envvar="BATON_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    """Starts one router: the OpenAI endpoint in front of prefill and decode workers."""
+    die_with_parent(signal.SIGTERM)
+    try:
+        configure_logging(log_level)
+        folder = home.expanduser().resolve() if home else default_home(os.environ)
+        active = with_overrides(
+            resolve_profile(profile), model_source=model, served_name=served_name
+        )
+        # Checks the URL before the server starts; the state opens its own.
+        open_store(store, SystemClock())
+        settings = RouterSettings(active, cluster_token(folder, os.environ), store)
+    except BatonError as error:
+        logging.getLogger("baton.router").error("%s", error.message)
+        sys.exit(2)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build_app(settings),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # A stream may last as long as a request may; then it is cut.
+            timeout_graceful_shutdown=int(active.spec.limits.drain_s),
+            timeout_keep_alive=75,
+        )
+    )
+    server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    app()
