@@ -25,9 +25,11 @@ class SystemClock:
     """The clock of the machine."""
 
     def monotonic_s(self) -> float:
+        """``time.monotonic``."""
         return time.monotonic()
 
     def wall_s(self) -> float:
+        """``time.time``."""
         return time.time()
 
 
@@ -38,9 +40,11 @@ class VirtualClock:
         self._now_s = start_s
 
     def monotonic_s(self) -> float:
+        """Where the clock was left."""
         return self._now_s
 
     def wall_s(self) -> float:
+        """The same number: virtual time has one clock."""
         return self._now_s
 
     def advance(self, seconds: float) -> None:

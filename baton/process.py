@@ -102,7 +102,8 @@ class Child:
     async def wait(self) -> int:
         """Waits for its end, and for its last lines (a grandchild that keeps the pipe open is
         given one second). Leaves no process of its group behind."""
-        assert self._process is not None and self._pump is not None
+        assert self._process is not None
+        assert self._pump is not None
         code = await self._process.wait()
         self._signal_group(signal.SIGKILL)
         await asyncio.wait({self._pump}, timeout=1.0)
@@ -141,7 +142,8 @@ class Child:
                 os.killpg(self._process.pid, number)
 
     async def _follow(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         rest = b""
         while chunk := await self._process.stdout.read(8192):
             *lines, rest = (rest + chunk).split(b"\n")

@@ -185,7 +185,7 @@ class ModelSpec(Section):
     def kind(self) -> SourceKind:
         """What ``source`` is."""
         kind = source_kind(self.source)
-        assert kind is not None  # noqa: S101 - the field's validator has checked it
+        assert kind is not None  # the field's validator has checked it
         return kind
 
     @property

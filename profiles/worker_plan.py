@@ -17,9 +17,9 @@ from baton.models import model_digest, read_model_config, resolve_model
 from baton.types import EngineId, Load, Role
 from baton.worker import WorkerOptions, WorkerPlan
 from kvtransfer import geometry_from_config
+from profiles.overrides import with_overrides
 from profiles.resolve import resolve_profile
 from profiles.schema import ServingProfile, TransferSpec
-from profiles.overrides import with_overrides
 
 _MIB = 1024 * 1024
 _DEFAULT_SLOTS = 256
@@ -151,10 +151,10 @@ def ucx_transports(transfer: TransferSpec, device: Device) -> str | None:
 def _side_channel_host(options: WorkerOptions) -> str:
     """The address that peers handshake with: the one that routers use, unless it is loopback on
     purpose. Never a wildcard, which no peer could dial."""
-    if options.host not in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
+    if options.host not in ("0.0.0.0", "::"):
         return options.host
     host = urlsplit(options.advertise_url).hostname
-    if host is None or host in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
+    if host is None or host in ("0.0.0.0", "::"):
         raise SettingsError(
             f"a worker that listens on {options.host} has to be told its own address: "
             "--advertise-url http://ADDRESS:PORT (BATON_ADVERTISE_URL)"

@@ -32,7 +32,7 @@ def main() -> int:
     wanted = fingerprint()
     if STAMP.exists() and STAMP.read_text() == wanted:
         return 0
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (this is where people learn of it)
         return fail(
             f"Python 3.11 or later is needed, this is {sys.version.split()[0]}. "
             "Say which one to use: make PYTHON=/path/to/python3.11"
@@ -130,9 +130,7 @@ def ticking(text: str) -> Iterator[object]:
 
 def run(argv: Sequence[str]) -> None:
     """Runs a command quietly; its output comes with the error if it fails."""
-    subprocess.run(
-        argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def runs(argv: Sequence[str]) -> bool:

@@ -44,8 +44,10 @@ def main() -> None:
             check=True,
         )
         installs = json.loads(report.read_text())["install"]
-    pins = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
-            for item in installs}
+    pins = {
+        item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
+        for item in installs
+    }
     lines = [f"{name}=={pins[name]}" for name in sorted(pins) if name not in LEFT_OUT]
     LOCK.write_text(HEADER + "\n".join(lines) + "\n")
     print(f"{LOCK.name}: {len(lines)} packages")

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from baton.clock import SystemClock
 from baton.errors import BatonError
 from baton.process import die_with_parent
 from baton.secrets import cluster_token
 from baton.settings import ROUTER_PORT, default_home
 from baton.store import open_store
-from baton.clock import SystemClock
 from baton.telemetry import configure_logging
 from profiles import resolve_profile, with_overrides
 from router.app import build_app

@@ -98,8 +98,9 @@ class Counting:
         bounds = counter.bounds(request)
         limit = worker.limits.max_model_len - max(1, request.max_new_tokens or 1)
         if bounds is not None and bounds.decides(threshold):
+            fits = bounds.within(limit) or bounds.lower > limit
             # A long prompt that may be over the limit has to be known exactly, too.
-            if bounds.lower < threshold or bounds.within(limit) or bounds.lower > limit:
+            if bounds.lower < threshold or fits:
                 return bounds
         if large:
             tokens = await asyncio.to_thread(counter.count, request)
@@ -142,7 +143,7 @@ class Counting:
 
     async def _make_counter(self, worker: WorkerRecord) -> PromptCounter | None:
         folder = Path(worker.tokenizer_path)
-        if not worker.tokenizer_path or not folder.is_dir():
+        if not worker.tokenizer_path or not await asyncio.to_thread(folder.is_dir):
             log.info("%s: no tokenizer on this machine, workers are asked", worker.model)
             return None
         try:

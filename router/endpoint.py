@@ -46,6 +46,7 @@ class GenerateEndpoint:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; never raises but when cancelled."""
         state: RouterState = scope["app"].state.router
         request_id = RequestId(f"baton-{uuid.uuid4().hex}")
         trail = Trail()

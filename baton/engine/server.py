@@ -32,6 +32,9 @@ _WATCH_S = 1.0
 _PROBE_TIMEOUT_S = 120.0
 """The first generation on a busy small machine may compile or page in; later ones take less."""
 
+_NO_ENGINE = EngineId("")
+_NO_LOAD = Load()
+
 MakeSpec = Callable[[EngineId, Path], EngineSpec]
 
 
@@ -50,8 +53,8 @@ class EngineHealth:
     """
 
     state: WorkerState = WorkerState.STARTING
-    engine_id: EngineId = EngineId("")
-    load: Load = Load()
+    engine_id: EngineId = _NO_ENGINE
+    load: Load = _NO_LOAD
     load_read_s: float = 0.0
     max_model_len: int = 0
     restarts: int = 0

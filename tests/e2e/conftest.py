@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from training.random_model import make_random_llama
 
 from tests.e2e.stack import Stack, open_stack
 from tests.fakes.gate import Gate
-from training.random_model import make_random_llama
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,7 @@ def pair(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         router = stack.start_router()
         stack.start_worker("prefill", registry=router.url)
         with Gate("") as gate:
-            decode = stack.start_worker(
-                "decode", "--advertise-url", gate.url, registry=router.url
-            )
+            decode = stack.start_worker("decode", "--advertise-url", gate.url, registry=router.url)
             gate.target = decode.url
             stack.wait_ready("prefill", "decode")
             yield stack, gate

@@ -113,9 +113,7 @@ class Stack:
             ["-m", "router", "--port", str(port), *self._common(), *args],
             f"http://127.0.0.1:{port}",
         )
-        wait_until(
-            f"{name} answers", lambda: self._answers(server, "/healthz"), timeout_s=30
-        )
+        wait_until(f"{name} answers", lambda: self._answers(server, "/healthz"), timeout_s=30)
         return server
 
     def start_worker(self, role: str, *args: str, registry: str, name: str | None = None) -> Server:
@@ -199,7 +197,7 @@ class Stack:
         """Pid of a worker's API server, which leads the engine's process group."""
         for child in psutil.Process(self.servers[name].process.pid).children():
             if "baton.engine.launch" in " ".join(child.cmdline()):
-                return child.pid
+                return int(child.pid)
         raise AssertionError(f"{name} has no engine")
 
     def signal_engine(self, name: str, number: signal.Signals) -> None:

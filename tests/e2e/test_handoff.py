@@ -176,7 +176,10 @@ def test_the_threshold_is_exact_for_chats(stack: Stack) -> None:
     empty = chat(api, "x" * THRESHOLD, stream=False)[2]
     overhead = int(empty["x-baton-prompt-tokens"]) - THRESHOLD
     assert overhead > 0
-    for length, path in ((THRESHOLD - overhead - 1, "local"), (THRESHOLD - overhead, "disaggregated")):
+    for length, path in (
+        (THRESHOLD - overhead - 1, "local"),
+        (THRESHOLD - overhead, "disaggregated"),
+    ):
         headers = chat(api, prompt_of(length, seed=length), stream=False)[2]
         assert headers["x-baton-path"] == path
 
@@ -247,8 +250,9 @@ def test_sixteen_at_once_leave_nothing_behind(stack: Stack) -> None:
             not status["handoffs"]["open"]
             and not status["handoffs"]["stranded"]
             and status["in_flight"] == 0
-            and all(w["legs"] == 0 and w["record"]["load"]["kv_usage"] == 0
-                    for w in status["workers"])
+            and all(
+                w["legs"] == 0 and w["record"]["load"]["kv_usage"] == 0 for w in status["workers"]
+            )
         )
 
     wait_until("no handoff open, no KV held", quiet, timeout_s=10)
@@ -266,19 +270,24 @@ BAD = [
     ("prompt of a wrong type", b'{"model": "test-llama", "prompt": {"a": 1}}', 400),
     ("stream of a wrong type", b'{"model": "test-llama", "prompt": "x", "stream": "maybe"}', 400),
     ("n of zero", b'{"model": "test-llama", "prompt": "x", "n": 0}', 400),
-    ("temperature of a wrong type", b'{"model": "test-llama", "prompt": "x", "temperature": []}', 400),
+    (
+        "temperature of a wrong type",
+        b'{"model": "test-llama", "prompt": "x", "temperature": []}',
+        400,
+    ),
     ("not UTF-8", b'{"model": "test-llama", "prompt": "\xff\xfe"}', 400),
-    ("deep nesting", b'{"model": "test-llama", "prompt": "x", "y": ' + b"[" * 5000 + b"]" * 5000 + b"}",
-     400),
+    (
+        "deep nesting",
+        b'{"model": "test-llama", "prompt": "x", "y": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        400,
+    ),
     ("over the context", b'{"model": "test-llama", "prompt": "' + b"a" * 5000 + b'"}', 400),
     ("10 MB body", b'{"model": "test-llama", "prompt": "' + b"a" * 10_000_000 + b'"}', 413),
 ]
 
 
 @pytest.mark.parametrize(("what", "body", "status"), BAD, ids=[case[0] for case in BAD])
-def test_bad_input_gets_an_openai_error(
-    stack: Stack, what: str, body: bytes, status: int
-) -> None:
+def test_bad_input_gets_an_openai_error(stack: Stack, what: str, body: bytes, status: int) -> None:
     """4xx with an OpenAI error object, no traceback in any log, and the next request works."""
     answer = httpx.post(
         stack.url("router") + "/v1/completions",

@@ -56,9 +56,8 @@ def test_a_worker_that_is_asked_to_leave_drains(redis_stack: tuple[Stack, str]) 
         stream=True,
         extra_body={"ignore_eos": True},
     )
-    count, finish = 0, None
-    for chunk in chunks:
-        count += 1
+    finish = None
+    for count, chunk in enumerate(chunks, start=1):
         finish = chunk.choices[0].finish_reason or finish
         if count == 3:
             stack.servers["decode"].process.send_signal(signal.SIGTERM)

