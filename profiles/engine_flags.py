@@ -56,14 +56,27 @@ OWNED: dict[str, str] = {
     "ssl-*": _TLS,
     "enable-ssl-refresh": _TLS,
     "api-key": "the cluster token is the engine's key; secrets do not belong in a profile",
+    "middleware": "Baton's own keeps everybody without the cluster token out",
     "hf-token": "set HF_TOKEN in the worker's environment; secrets do not belong in a profile",
     "config": "a second settings file could override the fields of this one",
     "disable-log-stats": "the worker reads its load from the engine's metrics",
 }
 """Flag, or family of flags ending in ``*``, to the reason that the message gives."""
 
-KV_MEANING = ("kv-cache-dtype", "hf-overrides", "load-format", "revision")
-"""Flags that change what the bytes of a KV cache mean: both ends of a handoff need the same."""
+KV_MEANING = (
+    "kv-cache-dtype",
+    "hf-overrides",
+    "load-format",
+    "quantization",
+    "revision",
+    "tokenizer-revision",
+    "tokenizer-mode",
+    "chat-template",
+    "chat-template-content-format",
+    "default-chat-template-kwargs",
+)
+"""Flags that change what the bytes of a KV cache mean, or which tokens a prompt becomes: both ends
+of a handoff need the same, or decode reads the KV of another prompt."""
 
 
 def base_name(name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +27,27 @@ from router.app import build_app
 from router.state import RouterSettings
 
 app = typer.Typer(add_completion=False)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; a requested stop is a success, and a second signal does not wait."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again after an orderly end, which reads as a crash.
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
 
 
 @app.command()
@@ -73,7 +97,7 @@ def main(
     except BatonError as error:
         logging.getLogger("baton.router").error("%s", error.message)
         sys.exit(2)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             build_app(settings),
             host=host,

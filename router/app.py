@@ -172,8 +172,11 @@ def _add_cluster_routes(app: FastAPI) -> None:
             raise InvalidRequest(f"Not a worker record: {error}") from error
         if record.id != worker_id:
             raise InvalidRequest(f"The record is of {record.id!r}, the path says {worker_id!r}.")
+        known = state.pool.record(record.id)
         await state.store.put_worker(record, ttl_s=ttl_s)
-        await state.pool.refresh()
+        # News is seen at once; mere heartbeats at the pool's own next refresh.
+        if known is None or (known.state, known.engine_id) != (record.state, record.engine_id):
+            await state.pool.refresh()
         return Response(status_code=204)
 
     @app.delete("/internal/workers/{worker_id}", status_code=204, summary="A worker leaves")

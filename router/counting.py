@@ -8,6 +8,7 @@ When nobody can say, the answer is None, and the request stays on one worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,10 @@ _PROBES: Sequence[tuple[Endpoint, dict[str, Any]]] = (
 )
 
 log = logging.getLogger("baton.router.counting")
+
+
+class _NotAgreedYet(Exception):
+    """No engine has confirmed the tokenizer."""
 
 
 class Counting:
@@ -139,7 +144,9 @@ class Counting:
             del self._counters[digest]
         for digest, worker in digests.items():
             if digest not in self._counters:
-                self._counters[digest] = await self._make_counter(worker)
+                # A worker that does not answer now is asked again next time.
+                with contextlib.suppress(_NotAgreedYet):
+                    self._counters[digest] = await self._make_counter(worker)
 
     async def _make_counter(self, worker: WorkerRecord) -> PromptCounter | None:
         folder = Path(worker.tokenizer_path)
@@ -151,13 +158,18 @@ class Counting:
         except ModelError as error:
             log.warning("%s: %s; workers are asked", worker.model, error.message)
             return None
+        agreed = False
         for endpoint, fields in _PROBES:
             request = parse_request(
                 endpoint, msgspec.json.encode({"model": worker.model, **fields})
             )
             ours = counter.count(request)
             theirs = await self._by_worker(request, worker)
-            if ours is not None and theirs is not None and ours != theirs.lower:
+            if ours is None or theirs is None:
+                # No chat template, perhaps: then the engine refuses chats as well.
+                continue
+            agreed = ours == theirs.lower
+            if not agreed:
                 log.warning(
                     "%s: our tokenizer counts %d where the engine counts %d; workers are asked",
                     worker.model,
@@ -165,6 +177,8 @@ class Counting:
                     theirs.lower,
                 )
                 return None
+        if not agreed:
+            raise _NotAgreedYet
         log.info("%s: prompts are counted here", worker.model)
         return counter
 

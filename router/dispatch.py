@@ -119,13 +119,17 @@ class _LegFault(Exception):
         error: what happened.
         reason: what a retry is put down to.
         blamed: the worker that should not get the retry, if one is at fault.
+        certain: whether it is sure to be at fault; if not, it is still better than nobody.
     """
 
-    def __init__(self, error: BatonError, reason: Reason, blamed: WorkerId | None) -> None:
+    def __init__(
+        self, error: BatonError, reason: Reason, blamed: WorkerId | None, *, certain: bool = True
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.reason = reason
         self.blamed = blamed
+        self.certain = certain
 
 
 class Dispatcher:
@@ -183,8 +187,7 @@ class Dispatcher:
         except _LegFault as fault:
             self._metrics.leg_failures.labels(fault.reason, fault.error.code or "other").inc()
             log.warning("%s: %s; trying locally", request_id, fault.error.message)
-            avoid = () if fault.blamed is None else (fault.blamed,)
-            again = plan_local(ask, self._snapshot(), self._rng, reason=fault.reason, avoid=avoid)
+            again = self._plan_again(ask, fault)
             if isinstance(again, Refuse):
                 raise fault.error from fault
             try:
@@ -192,6 +195,13 @@ class Dispatcher:
             except _LegFault as second:
                 self._metrics.leg_failures.labels(second.reason, second.error.code or "other").inc()
                 raise second.error from second
+
+    def _plan_again(self, ask: Ask, fault: _LegFault) -> Plan:
+        avoid = () if fault.blamed is None else (fault.blamed,)
+        again = plan_local(ask, self._snapshot(), self._rng, reason=fault.reason, avoid=avoid)
+        if isinstance(again, Refuse) and not fault.certain:
+            again = plan_local(ask, self._snapshot(), self._rng, reason=fault.reason)
+        return again
 
     async def _ask(self, request: GenerateRequest) -> Ask:
         spec = self._profile.spec
@@ -330,6 +340,9 @@ class Dispatcher:
         except WorkerUnreachable as error:
             self._doubt(worker, error)
             raise _LegFault(error, Reason.DECODE_FAILED, worker.id) from error
+        except WorkerTimeout as error:
+            # In a handoff it may be prefill that hangs, and decode with it.
+            raise _LegFault(error, failure, worker.id, certain=prefill is None) from error
         except PeerFault as error:
             blamed = worker.id if prefill is None else None
             raise _LegFault(error, failure, blamed) from error
@@ -337,9 +350,11 @@ class Dispatcher:
         if entry is not None and answer.status == 200:
             entry.first_content()
             entry.finished()
-        await self._reply_whole(call, answer)
+        await self._reply_whole(call, answer, entry)
 
-    async def _reply_whole(self, call: _Call, answer: Answer) -> None:
+    async def _reply_whole(self, call: _Call, answer: Answer, entry: Entry | None) -> None:
+        if entry is not None and answer.status != 200:
+            entry.failed(f"decode refused the request ({answer.status})")
         call.trail.status = answer.status
         headers = [("content-type", answer.content_type), *self._headers(call.trail)]
         await call.reply.start(answer.status, headers)
@@ -353,6 +368,7 @@ class Dispatcher:
         entry: Entry | None,
         prefill: WorkerRecord | None,
     ) -> None:
+        began_s = self._clock.monotonic_s()
         first_s = self._left_s(call, self._deadlines.first_token_s)
         async with self._upstream.open(
             worker, call.request.endpoint, body, call.request_id, timeout_s=first_s
@@ -360,10 +376,12 @@ class Dispatcher:
             if leg.status != 200:
                 answer = await leg.whole(timeout_s=first_s)
                 self._check_status(answer, worker, prefill)
-                await self._reply_whole(call, answer)
+                await self._reply_whole(call, answer, entry)
                 return
             events = sse.EventBuffer()
-            head = await self._guarded(self._first_content(leg, events, first_s), prefill, worker)
+            # The headers say nothing and count as waiting for the first token.
+            left_s = max(0.001, first_s - (self._clock.monotonic_s() - began_s))
+            head = await self._guarded(self._first_content(leg, events, left_s), prefill, worker)
             if entry is not None:
                 entry.first_content()
             call.trail.status = 200
@@ -415,32 +433,38 @@ class Dispatcher:
     ) -> None:
         """From the first content to the end. A failure becomes an error event, never silence."""
         reply, idle_s = call.reply, self._deadlines.idle_s
-        done = sse.DONE in head
+        done = sse.is_complete(head)
         await reply.send(head)
         try:
             while data := await leg.read(timeout_s=self._left_s(call, idle_s)):
                 whole = events.feed(data)
                 if whole:
-                    done = done or sse.DONE in whole
+                    done = done or sse.is_complete(whole)
                     await reply.send(whole)
             if not done:
                 raise StreamBroken(f"worker {leg.worker.id} ended the stream in the middle")
         except (PeerFault, ValueError) as error:
-            fault = (
-                error
-                if isinstance(error, StreamBroken)
-                else StreamBroken("The answer broke off: " + str(error))
-            )
-            log.warning("%s: %s", call.request_id, fault.message)
-            if isinstance(error, WorkerUnreachable | StreamBroken):
-                self._pool.suspect(leg.worker)
-            if entry is not None:
-                entry.failed(fault.message)
+            # After its last event an answer is whole, however the connection ended.
             if not done:
-                await reply.send(sse.error_event(fault))
+                await self._broke_off(call, leg, error, entry)
         if entry is not None and entry.state is not None:
             entry.finished()
         await reply.send(b"", last=True)
+
+    async def _broke_off(
+        self, call: _Call, leg: Leg, error: Exception, entry: Entry | None
+    ) -> None:
+        fault = (
+            error
+            if isinstance(error, StreamBroken)
+            else StreamBroken(f"The answer broke off: {error}")
+        )
+        log.warning("%s: %s", call.request_id, fault.message)
+        if isinstance(error, WorkerUnreachable | StreamBroken):
+            self._pool.suspect(leg.worker)
+        if entry is not None:
+            entry.failed(fault.message)
+        await call.reply.send(sse.error_event(fault))
 
     def _check_status(
         self, answer: Answer, worker: WorkerRecord, prefill: WorkerRecord | None

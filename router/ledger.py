@@ -87,7 +87,8 @@ class Ledger:
 
 
 class Entry:
-    """A handle on one handoff of the ledger; ended at the latest by ``close``."""
+    """A handle on one handoff of the ledger. Whoever holds it sees to its end: ``finished``,
+    ``failed``, or ``client_gone`` in a ``finally``."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self._ledger = ledger

@@ -112,5 +112,9 @@ class WorkerPool:
     async def keep_fresh(self) -> None:
         """Refreshes for ever; to be run as a task and cancelled."""
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                # An old picture is better than a router that never looks again.
+                log.exception("the registry could not be read")
             await asyncio.sleep(_REFRESH_S)

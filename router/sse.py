@@ -57,6 +57,12 @@ class EventBuffer:
         return data[:end]
 
 
+def is_complete(events: bytes) -> bool:
+    """Whether ``[DONE]`` is among these whole events, as an event and not as part of a text."""
+    # JSON has no raw line breaks: what follows one is never content.
+    return events.startswith(DONE) or b"\n" + DONE in events
+
+
 def split_events(data: bytes) -> list[bytes]:
     """Complete events, each with its border."""
     return [part + _BORDER for part in data.split(_BORDER) if part]
@@ -78,10 +84,15 @@ def classify_event(event: bytes) -> tuple[EventKind, dict[str, Any] | None]:
     error = chunk.get("error")
     if error is not None:
         return EventKind.ERROR, error if isinstance(error, dict) else {"message": str(error)}
-    for choice in chunk.get("choices") or ():
+    choices = chunk.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        return EventKind.ERROR, {"message": "the engine sent an event of an unknown shape"}
+    for choice in choices:
         delta = choice.get("delta")
         # A chat answer begins with an event that only names the role.
-        if delta is None or "role" not in delta or choice.get("finish_reason") is not None:
+        if not isinstance(delta, dict) or "role" not in delta:
+            return EventKind.CONTENT, None
+        if choice.get("finish_reason") is not None:
             return EventKind.CONTENT, None
         if any(value for key, value in delta.items() if key != "role"):
             return EventKind.CONTENT, None

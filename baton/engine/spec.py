@@ -145,6 +145,7 @@ def command(spec: EngineSpec) -> list[str]:
         "max-num-batched-tokens": spec.max_num_batched_tokens,
         "enforce-eager": spec.enforce_eager,
         "disable-uvicorn-access-log": True,
+        "middleware": "baton.engine.guard.ClusterGuard",
         "kv-transfer-config": json.dumps(kv_transfer_config(spec)),
     }
     if spec.device is Device.CPU:

@@ -313,6 +313,17 @@ def test_the_openai_client_sees_errors_as_its_own(stack: Stack) -> None:
         client(stack).completions.create(model=MODEL, prompt="a" * 5000)
 
 
+@pytest.mark.parametrize("path", ["/invocations", "/tokenize", "/v1/completions", "/v1/models"])
+def test_an_engine_takes_nothing_without_the_cluster_token(stack: Stack, path: str) -> None:
+    """Not even where vLLM itself asks for no key; a wrong one does not help."""
+    body = {"model": MODEL, "prompt": "x", "max_tokens": 1}
+    for headers in ({}, {"Authorization": "Bearer nonsense"}):
+        answer = httpx.post(stack.url("decode") + path, json=body, headers=headers, timeout=10)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert httpx.get(stack.url("decode") + "/health", timeout=10).status_code == 200
+
+
 def test_models_and_metrics(stack: Stack) -> None:
     """The model is listed with its context length; the metrics page counts both paths."""
     (listed,) = client(stack).models.list().data

@@ -37,6 +37,7 @@ REFUSED = [
     "nnodes",
     "kv-offloading-size",
     "hf-token",
+    "middleware",
 ]
 
 ALLOWED = [

@@ -77,7 +77,7 @@ def test_engine_args_keep_their_kinds() -> None:
     both = changed(
         DISAGGREGATED,
         ("replicas: 2", f"engine_args: {flags}"),
-        ("max_num_seqs: 16", 'engine_args: {revision: "1"}'),
+        ("max_num_seqs: 16", 'engine_args: {revision: "1", quantization: fp8}'),
     )
     args = parse(both).spec.pools.by_role[Role.PREFILL].engine_args
     assert [(type(value), value) for value in args.values()] == [
@@ -273,7 +273,7 @@ def _profiles(draw: st.DrawFn) -> dict[str, object]:
             "enforce_eager": st.none() | st.booleans(),
             "cpu_kv_cache_mib": st.integers(1, 10_000),
             "engine_args": st.dictionaries(
-                st.sampled_from(["seed", "quantization", "compilation-config.mode"]), flags
+                st.sampled_from(["seed", "max-logprobs", "compilation-config.mode"]), flags
             ),
         },
     )
