@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements" / "cpu.lock"
 STAMP = VENV / "installed-from"
-TICK_S = 5.0
+TICK_S = 3.0
 
 
 def main() -> int:
@@ -81,9 +81,8 @@ def make_venv() -> None:
 
 def run_counting(argv: Sequence[str], count: int) -> None:
     """Runs pip and prints how far it is, at least every few seconds."""
-    began = last = time.monotonic()
+    began = time.monotonic()
     seen = 0
-    phase = "fetching"
     with ticking("installing packages into .venv") as set_text:
         process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -92,25 +91,24 @@ def run_counting(argv: Sequence[str], count: int) -> None:
         output: list[str] = []
         for line in process.stdout:
             output = [*output[-200:], line]
-            if re.match(r"\s*(Collecting|Requirement already)", line):
+            if re.match(r"\s*(Collecting|Processing|Requirement already)", line):
                 seen += 1
+                set_text(f"fetching packages: {min(seen, count)} of {count}")
             elif line.startswith("Installing collected"):
-                phase = "unpacking"
-            now = time.monotonic()
-            text = f"{phase} packages: {min(seen, count)} of {count}"
-            set_text(text)
-            if now - last > 2.0:
-                say(f"{text}, {now - began:.0f} s")
-                last = now
+                set_text(f"unpacking {count} packages")
         if process.wait() != 0:
             raise subprocess.CalledProcessError(process.returncode, argv, output="".join(output))
     say(f"{count} packages in {time.monotonic() - began:.0f} s")
 
 
 @contextmanager
-def ticking(text: str) -> Iterator[object]:
+def ticking(text: str) -> Iterator[Callable[[str], None]]:
     """Says every few seconds that ``text`` is still going on."""
     current = [text]
+
+    def set_text(new: str) -> None:
+        current[0] = new
+
     stop = threading.Event()
     began = time.monotonic()
 
@@ -122,7 +120,7 @@ def ticking(text: str) -> Iterator[object]:
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try:
-        yield lambda new: current.__setitem__(0, new)
+        yield set_text
     finally:
         stop.set()
         thread.join()
