@@ -26,17 +26,16 @@ pytestmark = pytest.mark.engine
 class Up:
     """One ``baton up`` and what it started."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, home: Path, *args: str) -> None:
         self.folder = folder
+        self.home = home
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.out = folder / "out.txt"
-        profile = folder / "e2e.yaml"
-        profile.write_text(PROFILE)
         self.argv = [
-            *(sys.executable, "-m", "baton.cli", "up"),
-            *("--profile", str(profile), "--model", str(model), "--served-name", MODEL),
-            *("--port", str(self.port), "--worker-port", str(free_port())),
-            *("--side-channel-port", str(free_port()), "--home", str(folder / "home")),
+            *(sys.executable, "-m", "baton.cli", "up", "--port", str(self.port), *args),
+            *("--worker-port", str(free_port()), "--side-channel-port", str(free_port())),
+            *("--home", str(home)),
         ]
         self.env = {**os.environ, "TMPDIR": str(folder / "tmp"), "BATON_DEVICE": "cpu"}
         (folder / "tmp").mkdir()
@@ -47,7 +46,7 @@ class Up:
             self.process = subprocess.Popen(
                 self.argv, stdout=out, stderr=subprocess.STDOUT, env=self.env
             )
-        wait_until(f"up:\n{self.text()}", self.is_ready, timeout_s=180)
+        wait_until(f"up:\n{self.text()}", self.is_ready, timeout_s=280)
         parent = psutil.Process(self.process.pid)
         self.pids = {parent.pid, *(child.pid for child in parent.children(recursive=True))}
 
@@ -65,17 +64,29 @@ class Up:
         self.process.wait(timeout=10)
 
 
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A temporary folder with a short path, since socket paths have a limit."""
+    folder = Path(tempfile.mkdtemp(prefix="up-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def up(model: Path) -> Iterator[Up]:
-    """Not started yet. In a short path of its own, since socket paths have a limit."""
-    folder = Path(tempfile.mkdtemp(prefix="up-", dir="/tmp"))
-    running = Up(folder, model)
-    try:
-        yield running
-    finally:
-        if hasattr(running, "process"):
-            running.kill_all()
-        shutil.rmtree(folder, ignore_errors=True)
+    """Not started yet."""
+    with short_folder() as folder:
+        profile = folder / "e2e.yaml"
+        profile.write_text(PROFILE)
+        args = ("--profile", str(profile), "--model", str(model), "--served-name", MODEL)
+        running = Up(folder, folder / "home", *args)
+        try:
+            yield running
+        finally:
+            if hasattr(running, "process"):
+                running.kill_all()
 
 
 def leftovers(up: Up) -> list[str]:
@@ -111,9 +122,9 @@ def test_up_serves_and_leaves_nothing(up: Up, number: signal.Signals) -> None:
     assert leftovers(up) == []
     assert unix_sockets() - sockets == set()
     assert shared_memory() - memory == set()
-    assert not (up.folder / "home" / "run" / "up.json").exists()
+    assert not (up.home / "run" / "up.json").exists()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{up.port}/healthz", timeout=2)
+        httpx.get(up.url + "/healthz", timeout=2)
 
 
 def test_nothing_outlives_a_killed_up(up: Up) -> None:
