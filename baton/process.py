@@ -66,6 +66,7 @@ class Child:
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._pump: asyncio.Task[None] | None = None
+        self._group_ended = False
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
 
     @property
@@ -89,15 +90,29 @@ class Child:
         Raises:
             OSError: the command cannot be run.
         """
-        self._process = await asyncio.create_subprocess_exec(
-            *self._argv,
-            env=self._env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._pump = asyncio.create_task(self._follow(), name=f"log-{self.name}")
+        # A pipe of our own: with asyncio's, waiting for the process would also wait for whoever
+        # else holds the pipe, and a grandchild that outlives the child would hide its death.
+        ours, theirs = os.pipe()
+        try:
+            reader = asyncio.StreamReader()
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._argv,
+                    env=self._env,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=theirs,
+                    stderr=theirs,
+                    start_new_session=True,
+                )
+            except BaseException:
+                transport.close()
+                raise
+        finally:
+            os.close(theirs)
+        self._pump = asyncio.create_task(self._follow(reader, transport), name=f"log-{self.name}")
 
     async def wait(self) -> int:
         """Waits for its end, and for its last lines (a grandchild that keeps the pipe open is
@@ -106,10 +121,11 @@ class Child:
         assert self._pump is not None
         code = await self._process.wait()
         self._signal_group(signal.SIGKILL)
+        # From here on the number may become another process's.
+        self._group_ended = True
         await asyncio.wait({self._pump}, timeout=1.0)
         self._pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._pump
+        await asyncio.gather(self._pump, return_exceptions=True)
         return code
 
     async def stop(self, *, grace_s: float) -> int | None:
@@ -137,23 +153,24 @@ class Child:
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
-        if self._process is not None:
+        if self._process is not None and not self._group_ended:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
-    async def _follow(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
+    async def _follow(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
         rest = b""
-        while chunk := await self._process.stdout.read(8192):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._emit(line)
-            if len(rest) > _MAX_LINE_BYTES:
+        try:
+            while chunk := await reader.read(8192):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._emit(line)
+                if len(rest) > _MAX_LINE_BYTES:
+                    self._emit(rest)
+                    rest = b""
+            if rest:
                 self._emit(rest)
-                rest = b""
-        if rest:
-            self._emit(rest)
+        finally:
+            transport.close()
 
     def _emit(self, raw: bytes) -> None:
         line = raw[:_MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r ")

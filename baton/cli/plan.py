@@ -14,7 +14,7 @@ from pathlib import Path
 from baton.cli.ports import PortPicker
 from baton.errors import SettingsError
 from baton.types import Role
-from profiles import PoolSpec, ServingProfile
+from profiles import PoolSpec, ServingProfile, with_overrides
 
 WORKER_HOST = "127.0.0.1"
 """Engines listen on loopback only: clients come in through the router."""
@@ -62,12 +62,14 @@ class Plan:
     """Everything that is started.
 
     Attributes:
+        profile: what all of them make of the profile they are given, its version included.
         router: started first and stopped first.
         workers: in the order prefill, decode, standard.
         router_grace_s: seconds from SIGTERM to SIGKILL of the router.
         worker_grace_s: the same of a worker, whose drain waits for answers and offered handoffs.
     """
 
+    profile: ServingProfile
     router: Process
     workers: tuple[Process, ...]
     router_grace_s: float = 30.0
@@ -171,9 +173,7 @@ class _Row:
         self._next = default if asked is None else asked
 
     def take(self, picker: PortPicker, what: str, flag: str, width: int) -> int:
-        port = picker.take(
-            what, WORKER_HOST, self._next, flag=flag, fixed=self._fixed, width=width
-        )
+        port = picker.take(what, WORKER_HOST, self._next, flag=flag, fixed=self._fixed, width=width)
         self._next = port + width
         return port
 
@@ -252,6 +252,9 @@ def make_plan(
     workers = tuple(_worker(chair, common, env, wish, url) for chair in seating.workers)
     limits, transfer = profile.spec.limits, profile.spec.transfer
     return Plan(
+        profile=with_overrides(
+            profile, model_source=str(model_folder), served_name=profile.served_name
+        ),
         router=router,
         workers=workers,
         router_grace_s=limits.drain_s + 5.0,
@@ -298,7 +301,7 @@ def child_environment(base: Mapping[str, str], home: Path) -> dict[str, str]:
 
 def local_host(host: str) -> str:
     """The address by which this machine reaches a server that listens on ``host``."""
-    return WORKER_HOST if host == "0.0.0.0" else host  # noqa: S104 (a comparison)
+    return WORKER_HOST if host == "0.0.0.0" else host
 
 
 def cpu_threads_for(workers: int, cores: int) -> int:

@@ -96,10 +96,6 @@ class PortPicker:
 
     def _first_taken(self, host: str, port: int, width: int) -> int | None:
         for candidate in range(port, port + width):
-            if (
-                candidate > _HIGHEST
-                or candidate in self._given
-                or not self._probe(host, candidate)
-            ):
+            if candidate > _HIGHEST or candidate in self._given or not self._probe(host, candidate):
                 return candidate
         return None

@@ -4,7 +4,7 @@
 keeps that process alive and answers how it is. vLLM itself is imported only in the child.
 """
 
-from baton.engine.server import Engine, EngineHealth
+from baton.engine.server import Engine, EngineHealth, remove_stale_run_dirs
 from baton.engine.spec import Device, EngineSpec, command, detect_device, environment
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "command",
     "detect_device",
     "environment",
+    "remove_stale_run_dirs",
 ]

@@ -29,6 +29,8 @@ from baton.types import EngineId, Load, WorkerState
 
 _POLL_S = 0.25
 _WATCH_S = 1.0
+_ANSWER_S = 2.0
+"""For a health or metrics page; a healthy engine takes milliseconds."""
 _PROBE_TIMEOUT_S = 120.0
 """The first generation on a busy small machine may compile or page in; later ones take less."""
 
@@ -116,7 +118,7 @@ class Engine:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs engines one after the other until ``stop`` is set; then leaves none running."""
-        _remove_stale_run_dirs()
+        remove_stale_run_dirs()
         async with aiohttp.ClientSession() as http:
             while not stop.is_set():
                 began_s = self._clock.monotonic_s()
@@ -177,7 +179,7 @@ class Engine:
             EngineStartError: not healthy within the time limit, no generation, or hung.
         """
         deadline_s = self._clock.monotonic_s() + self._start_timeout_s
-        while await _get(http, f"{spec.local_url}/health", timeout_s=2.0) is None:
+        while await _get(http, f"{spec.local_url}/health", timeout_s=_ANSWER_S) is None:
             if self._clock.monotonic_s() > deadline_s:
                 raise EngineStartError(
                     f"the engine was not healthy after {self._start_timeout_s:.0f} s"
@@ -189,7 +191,7 @@ class Engine:
         heard_s = self._clock.monotonic_s()
         while True:
             await asyncio.sleep(_WATCH_S)
-            text = await _get(http, f"{spec.local_url}/metrics", timeout_s=2.0)
+            text = await _get(http, f"{spec.local_url}/metrics", timeout_s=_ANSWER_S)
             now_s = self._clock.monotonic_s()
             if text is not None:
                 heard_s = now_s
@@ -285,7 +287,7 @@ def _line_level(line: str) -> int:
     return level if isinstance(level, int) and level > logging.INFO else logging.DEBUG
 
 
-def _remove_stale_run_dirs() -> None:
+def remove_stale_run_dirs() -> None:
     """Removes run folders whose owner is dead: a killed supervisor could not clean up."""
     for folder in Path(tempfile.gettempdir()).glob("baton-*-*"):
         owner = folder.name.split("-")[1]

@@ -1,0 +1,288 @@
+"""The commands of ``baton`` and their help. What they do stands in a module of its own each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from baton.errors import BatonError
+from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT, default_home
+
+_Home = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="BATON_HOME",
+        help="Folder for the demo model, logs and the cluster token.",
+        show_default="~/.local/state/baton",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Serves large language models with prefill and decode on different workers.\n\n"
+    "Start here: `baton up` runs everything on this machine, with a small model that it makes "
+    "itself, and says how to talk to it. `baton status`, in another terminal, shows what runs.",
+)
+profile_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Looks at serving profiles: the files that say which workers there are and which prompts "
+    "are handed over.\n\nA profile is named (`baton profile list` shows the built-in ones) or is a "
+    "file, which has a slash in its path or ends in .yaml.",
+)
+app.add_typer(profile_app, name="profile", short_help="List, show and check serving profiles.")
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turns what a person has to mend into one message and status 2."""
+    try:
+        yield
+    except BatonError as error:
+        sys.stderr.write(f"baton: {error.message}\n")
+        raise typer.Exit(2) from error
+
+
+@contextlib.contextmanager
+def survivable_output() -> Iterator[None]:
+    """Ends quietly when nobody reads our output any more, as behind ``| head``."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain at its end about what it cannot write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _home(given: Path | None) -> Path:
+    return given.expanduser().resolve() if given else default_home(os.environ)
+
+
+@app.command(short_help="Serve on this machine until Ctrl-C.")
+def up(
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BATON_PROFILE",
+            help="Serving profile: a built-in name or a file.",
+            show_default="cpu-demo; disaggregated on a machine with a GPU",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BATON_MODEL",
+            help="Folder or Hugging Face id of the model, instead of the profile's.",
+        ),
+    ] = None,
+    served_name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BATON_SERVED_NAME", help="Name that clients ask for, instead of the model's."
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(envvar="BATON_HOST", help="Address of the router; 0.0.0.0 opens it to all."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BATON_PORT",
+            min=1,
+            max=65_535,
+            help="Port of the router.",
+            show_default=f"{ROUTER_PORT}, or the next free one",
+        ),
+    ] = None,
+    worker_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BATON_WORKER_PORT",
+            min=1,
+            max=65_535,
+            help="HTTP port of the first worker; further ones count up.",
+            show_default=f"{WORKER_PORT}, or the next free one",
+        ),
+    ] = None,
+    side_channel_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BATON_SIDE_CHANNEL_PORT",
+            min=1,
+            max=65_535,
+            help="NIXL handshake port of the first worker; further ones count up.",
+            show_default=f"{SIDE_CHANNEL_PORT}, or the next free one",
+        ),
+    ] = None,
+    cpu_threads: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BATON_CPU_THREADS",
+            min=1,
+            help="Compute threads of each engine on a machine without a GPU.",
+            show_default="the cores, shared among the workers",
+        ),
+    ] = None,
+    home: _Home = None,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            envvar="BATON_LOG_LEVEL", help="Of the log files: debug, info, warning or error."
+        ),
+    ] = "info",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="BATON_UP_TIMEOUT", min=1, help="Seconds until all must be ready, or it fails."
+        ),
+    ] = 1800.0,
+) -> None:
+    """Serves on this machine until Ctrl-C: workers, router, and a model.
+
+    Without options it takes the profile that fits the machine and makes a tiny demo model first
+    (once, about a minute). It starts the profile's workers and a router, sends one request through
+    them to prove the path, and prints an address and commands to try. Ctrl-C stops everything;
+    a second Ctrl-C does not wait for requests in flight.
+
+    Examples:
+
+      baton up
+
+      baton up --model meta-llama/Llama-3.1-8B-Instruct --profile disaggregated
+
+      baton up --model ./my-model --port 9000
+    """
+    with clear_errors(), survivable_output():
+        from baton.cli.up import UpOptions, run_up
+
+        code = run_up(
+            UpOptions(
+                profile=profile,
+                model=model,
+                served_name=served_name,
+                host=host,
+                port=port,
+                worker_port=worker_port,
+                side_channel_port=side_channel_port,
+                cpu_threads=cpu_threads,
+                home=_home(home),
+                log_level=log_level,
+                timeout_s=timeout,
+            )
+        )
+        raise typer.Exit(code)
+
+
+@app.command(short_help="Show the workers, handoffs and profile of a router.")
+def status(
+    router: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BATON_ROUTER",
+            help="URL of the router to ask.",
+            show_default="the one that `baton up` started",
+        ),
+    ] = None,
+    home: _Home = None,
+    as_json: _Json = False,
+) -> None:
+    """Shows the workers, handoffs and profile of a running router.
+
+    Ends with status 0 when requests can be served, 3 when the router is up but cannot serve, and 1
+    when no router answers. A router on another machine needs its cluster token here, in
+    BATON_CLUSTER_TOKEN or in the file that BATON_CLUSTER_TOKEN_FILE names.
+
+    Examples:
+
+      baton status
+
+      baton status --router http://10.0.0.5:8000 --json
+    """
+    with clear_errors(), survivable_output():
+        from baton.cli.status import run_status
+
+        raise typer.Exit(run_status(router, _home(home), as_json=as_json))
+
+
+@app.command(short_help="Show versions.")
+def version(as_json: _Json = False) -> None:
+    """Shows the versions of Baton and of what it runs on.
+
+    Nothing is imported for it, so it is quick, and works where engines are not installed.
+
+    Example:
+
+      baton version --json
+    """
+    with clear_errors(), survivable_output():
+        from baton.cli.version import run_version
+
+        run_version(as_json=as_json)
+
+
+@profile_app.command("list", short_help="List the built-in profiles.")
+def profile_list() -> None:
+    """Lists the built-in profiles, with their mode and what they are for."""
+    with clear_errors(), survivable_output():
+        from baton.cli.profile import show_list
+
+        show_list()
+
+
+@profile_app.command("show", short_help="Print a profile as YAML, defaults filled in.")
+def profile_show(
+    name: Annotated[str, typer.Argument(help="Built-in name or file.", metavar="NAME|FILE")],
+) -> None:
+    """Prints a profile as YAML, with every default filled in.
+
+    Example, to start a profile of your own:
+
+      baton profile show disaggregated > mine.yaml
+    """
+    with clear_errors(), survivable_output():
+        from baton.cli.profile import show_profile
+
+        show_profile(name)
+
+
+@profile_app.command("validate", short_help="Check profile files.")
+def profile_validate(
+    files: Annotated[list[Path], typer.Argument(help="Profile files.", metavar="FILE...")],
+) -> None:
+    """Checks profile files: one line for each problem, with file, line and field.
+
+    Ends with status 0 when all are sound, 2 when one is not.
+
+    Example:
+
+      baton profile validate mine.yaml
+    """
+    with survivable_output():
+        from baton.cli.profile import validate
+
+        raise typer.Exit(validate(files))
+
+
+@profile_app.command("schema", short_help="Print the JSON Schema of profiles.")
+def profile_schema() -> None:
+    """Prints the JSON Schema of profiles, for editors that complete and check YAML.
+
+    Example:
+
+      baton profile schema > profile.schema.json
+    """
+    with clear_errors(), survivable_output():
+        from baton.cli.profile import show_schema
+
+        show_schema()
