@@ -27,6 +27,9 @@ log = logging.getLogger("baton.router.requests")
 _RETRY_AFTER_S = "1"
 _BODY_S = 60.0
 """For a client to send its body; a slow one must not hold a place for ever."""
+_DISCARD_BYTES = 64 * 1024 * 1024
+_DISCARD_S = 5.0
+"""What is taken in, and thrown away, of a body over the limit before the connection is closed."""
 
 
 class ClientGone(Exception):
@@ -116,7 +119,7 @@ class GenerateEndpoint:
         if error.status in (429, 503):
             headers.append(("retry-after", _RETRY_AFTER_S))
         if isinstance(error, BodyTooLarge):
-            # The rest of the body is not read, so the connection cannot be used again.
+            # The rest of the body may not have been read: the connection cannot be used again.
             headers.append(("connection", "close"))
         with contextlib.suppress(ClientGone):
             await reply.start(error.status, headers)
@@ -183,6 +186,8 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     too_large = BodyTooLarge(f"The body is larger than {limit} bytes, the limit of this router.")
     announced = _header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
+        if _header(scope, b"expect") is None:
+            await _discard(receive)
         raise too_large
     body = bytearray()
     try:
@@ -193,11 +198,29 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
                     raise ClientGone
                 body += message.get("body", b"")
                 if len(body) > limit:
-                    raise too_large
+                    break
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError as error:
         raise ClientGone from error
+    if message.get("more_body", False):
+        await _discard(receive)
+    raise too_large
+
+
+async def _discard(receive: Receive) -> None:
+    """Takes in the rest of a body, within bounds. Closing a connection with unread data resets
+    it, and a client that is still sending would see that instead of the answer."""
+    left = _DISCARD_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                if not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from profiles import DeadlinesSpec
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer larger than this is a fault; streams have no such bound, they are passed on."""
 _READ_BYTES = 64 * 1024
+_WRITE_IN_PIECES_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,12 @@ class Upstream:
             WorkerTimeout: the deadline passed.
         """
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        # aiohttp writes bytes in one go, and warns where that would hold the event loop up.
+        data = io.BytesIO(body) if len(body) > _WRITE_IN_PIECES_BYTES else body
         with _translated(worker, "answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._session.post(
-                    worker.url + path, data=body, headers=headers, allow_redirects=False
+                    worker.url + path, data=data, headers=headers, allow_redirects=False
                 )
         try:
             yield Leg(worker, response)

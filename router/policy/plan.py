@@ -163,6 +163,7 @@ def plan(ask: Ask, snapshot: Snapshot, rng: RandomSource) -> Plan:
     if not decodes or not prefills:
         return plan_local(ask, snapshot, rng, reason=Reason.NO_PREFILL_WORKER)
     fitting = [d for d in decodes if _fits(ask, d.record)]
+    why = Reason.NO_MATCHING_PAIR if fitting else Reason.OVER_LIMITS
     for decode in _by_work(fitting, rng):
         matching = [p for p in prefills if _pair_matches(p.record, decode.record)]
         able = [p for p in matching if _fits_prefill(ask, p.record)]
@@ -170,8 +171,7 @@ def plan(ask: Ask, snapshot: Snapshot, rng: RandomSource) -> Plan:
             prefill = _by_work(able, rng)[0]
             return Handoff(prefill.record, decode.record, Reason.LONG_PROMPT)
         if matching:
-            return plan_local(ask, snapshot, rng, reason=Reason.OVER_LIMITS)
-    why = Reason.NO_MATCHING_PAIR if fitting else Reason.OVER_LIMITS
+            why = Reason.OVER_LIMITS
     return plan_local(ask, snapshot, rng, reason=why)
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,7 +28,7 @@ KEY = "key-of-the-fake-engine"
 class Supervised:
     """An engine under supervision, and what was seen of it."""
 
-    def __init__(self, mode: str, port: int, **settings: float) -> None:
+    def __init__(self, mode: str, port: int, **settings: Any) -> None:
         self.mode = mode
         self.specs: list[EngineSpec] = []
         self.states: list[WorkerState] = []
@@ -120,7 +121,7 @@ def _gone(pid: int) -> bool:
         return True
 
 
-def supervise(made: list[Supervised], mode: str = "good", **settings: float) -> Supervised:
+def supervise(made: list[Supervised], mode: str = "good", **settings: Any) -> Supervised:
     each = Supervised(mode, free_port("127.0.0.1", 19_000), **settings)
     made.append(each)
     each.start()

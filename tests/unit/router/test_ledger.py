@@ -1,0 +1,162 @@
+"""The router's book of handoffs."""
+
+from __future__ import annotations
+
+import pytest
+
+from baton.clock import VirtualClock
+from baton.errors import IllegalTransition
+from baton.types import RequestId, WorkerId
+from kvtransfer import HandoffState
+from router import ledger as ledger_module
+from router.ledger import Entry, Ledger
+from router.metrics import RouterMetrics
+
+LEASE_S = 30.0
+KV_BYTES = 4096
+
+
+class Book:
+    """A ledger, its clock, and its metrics."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.metrics = RouterMetrics()
+        self.ledger = Ledger(self.clock, self.metrics)
+
+    def entry(self, request_id: str = "r") -> Entry:
+        return self.ledger.plan(RequestId(request_id), WorkerId("p"), WorkerId("d"))
+
+    def offered(self, request_id: str = "r") -> Entry:
+        entry = self.entry(request_id)
+        entry.prefill_sent()
+        entry.prefill_answered(prompt_tokens=100, kv_bytes=KV_BYTES, lease_s=LEASE_S)
+        return entry
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    @property
+    def open(self) -> list[HandoffState]:
+        return [handoff.state for handoff in self.ledger.open_handoffs()]
+
+    @property
+    def stranded_bytes(self) -> float:
+        self.ledger.sweep()
+        return self.sample("baton_handoff_stranded_bytes")
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+def test_a_whole_handoff(book: Book) -> None:
+    """Each step shows; at the end nothing is left, and it was counted."""
+    entry = book.entry()
+    assert book.open == [HandoffState.PLANNED]
+    assert book.sample("baton_handoffs_open") == 1
+    entry.prefill_sent()
+    entry.prefill_answered(prompt_tokens=100, kv_bytes=KV_BYTES, lease_s=LEASE_S)
+    assert book.open == [HandoffState.OFFERED]
+    entry.decode_sent()
+    entry.first_content()
+    assert entry.state is HandoffState.PULLED
+    entry.finished()
+    assert entry.state is None
+    assert book.open == []
+    assert book.ledger.stranded_handoffs() == ()
+    assert book.sample("baton_handoffs_total", state="done") == 1
+    assert book.sample("baton_handoffs_open") == 0
+    assert book.sample("baton_handoff_kv_bytes_total") == KV_BYTES
+
+
+def test_ends_are_final(book: Book) -> None:
+    """What ends a handoff twice does nothing the second time."""
+    entry = book.entry()
+    entry.prefill_sent()
+    entry.failed("why")
+    entry.failed("again")
+    entry.client_gone()
+    assert book.sample("baton_handoffs_total", state="failed") == 1
+    assert book.sample("baton_handoffs_total", state="aborted") == 0
+
+
+def test_an_illegal_step_changes_nothing(book: Book) -> None:
+    """The state machine refuses it, and the book stays as it was."""
+    entry = book.entry()
+    with pytest.raises(IllegalTransition):
+        entry.decode_sent()
+    assert book.open == [HandoffState.PLANNED]
+
+
+@pytest.mark.parametrize("end", ["failed", "client_gone"])
+def test_offered_blocks_are_stranded_until_their_lease_ends(book: Book, end: str) -> None:
+    """A handoff that ends between the legs leaves blocks on prefill for the rest of the lease."""
+    entry = book.offered()
+    book.clock.advance(10)
+    if end == "failed":
+        entry.failed("decode is gone")
+    else:
+        entry.client_gone()
+    assert book.open == []
+    assert len(book.ledger.stranded_handoffs()) == 1
+    assert book.stranded_bytes == KV_BYTES
+    book.clock.advance(19.9)
+    assert book.stranded_bytes == KV_BYTES
+    book.clock.advance(0.2)
+    assert book.ledger.stranded_handoffs() == ()
+    assert book.stranded_bytes == 0
+
+
+def test_decode_may_have_renewed_the_lease(book: Book) -> None:
+    """After decode was sent the blocks may be held longer than the first lease."""
+    entry = book.offered()
+    entry.decode_sent()
+    book.clock.advance(25)
+    entry.failed("no first token")
+    book.clock.advance(10)
+    assert book.stranded_bytes == KV_BYTES
+    book.clock.advance(11)
+    assert book.stranded_bytes == 0
+
+
+def test_nothing_is_stranded_by_a_failed_prefill(book: Book) -> None:
+    """No blocks were offered."""
+    entry = book.entry()
+    entry.prefill_sent()
+    entry.failed("500")
+    assert book.ledger.stranded_handoffs() == ()
+
+
+def test_freshness(book: Book) -> None:
+    """Decode is sent only while enough of the lease is left: all but its last sixth."""
+    entry = book.offered()
+    book.clock.advance(24.9)
+    assert entry.fresh()
+    book.clock.advance(0.2)
+    assert not entry.fresh()
+    with pytest.raises(IllegalTransition):
+        entry.decode_sent()
+
+
+def test_several_tries_of_one_request(book: Book) -> None:
+    """A request id may have several handoffs; they are told apart."""
+    first = book.offered()
+    first.failed("why")
+    second = book.offered()
+    assert book.open == [HandoffState.OFFERED]
+    second.decode_sent()
+    second.first_content()
+    second.finished()
+    assert len(book.ledger.stranded_handoffs()) == 1
+
+
+def test_the_book_is_bounded(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stranded handoffs the oldest are forgotten."""
+    monkeypatch.setattr(ledger_module, "_MOST_STRANDED", 5)
+    for number in range(12):
+        book.offered(str(number)).client_gone()
+    kept = [handoff.request_id for handoff in book.ledger.stranded_handoffs()]
+    assert kept == ["7", "8", "9", "10", "11"]
+    assert book.stranded_bytes == 5 * KV_BYTES
