@@ -1,0 +1,1 @@
+"""What it takes to run Baton on a cluster; see ``deploy.lws``."""
