@@ -21,6 +21,7 @@ PARENT_VARIABLE = "BATON_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _MAX_LINE_BYTES = 16 * 1024
 _TAIL_LINES = 60
+_LAST_MOMENT_S = 0.3
 
 LineSink = Callable[[str], None]
 
@@ -120,6 +121,7 @@ class Child:
         assert self._process is not None
         assert self._pump is not None
         code = await self._process.wait()
+        await self._until_group_ended(_LAST_MOMENT_S)
         self._signal_group(signal.SIGKILL)
         # From here on the number may become another process's.
         self._group_ended = True
@@ -145,8 +147,22 @@ class Child:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._process.wait(), grace_s)
         finally:
-            self._signal_group(signal.SIGKILL)
+            if self._process.returncode is None:
+                self._signal_group(signal.SIGKILL)
         return await self.wait()
+
+    async def _until_group_ended(self, most_s: float) -> None:
+        """Gives the rest of the group a moment: a process that died suddenly leaves others that
+        clean up after it, such as Python's resource tracker, which removes its semaphores."""
+        assert self._process is not None
+        for _ in range(round(most_s / 0.02)):
+            if self._group_ended:
+                return
+            try:
+                os.killpg(self._process.pid, 0)
+            except (ProcessLookupError, PermissionError):
+                return
+            await asyncio.sleep(0.02)
 
     def kill_now(self) -> None:
         """SIGKILL to the whole group, without waiting."""

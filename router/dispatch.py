@@ -356,7 +356,11 @@ class Dispatcher:
         if entry is not None and answer.status != 200:
             entry.failed(f"decode refused the request ({answer.status})")
         call.trail.status = answer.status
-        headers = [("content-type", answer.content_type), *self._headers(call.trail)]
+        headers = [
+            ("content-type", answer.content_type),
+            ("content-length", str(len(answer.body))),
+            *self._headers(call.trail),
+        ]
         await call.reply.start(answer.status, headers)
         await call.reply.send(answer.body, last=True)
 
