@@ -140,10 +140,12 @@ class Child:
             return None
         try:
             if self._process.returncode is None:
+                # Not by the process object: its send_signal may reap the child behind asyncio's
+                # back, and the exit status would be lost.
                 with contextlib.suppress(ProcessLookupError):
-                    self._process.send_signal(signal.SIGTERM)
+                    os.kill(self._process.pid, signal.SIGTERM)
                     # A stopped process (SIGSTOP) sees no signal until it goes on.
-                    self._process.send_signal(signal.SIGCONT)
+                    os.kill(self._process.pid, signal.SIGCONT)
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._process.wait(), grace_s)
         finally:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from baton.errors import BatonError, BodyTooLarge, TooManyRequests
 from baton.types import RequestId
-from router.dispatch import Headers, Trail
+from router.call import Headers, Trail
 from router.requests import Endpoint, parse_request
 from router.state import RouterState
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -139,7 +141,7 @@ class Engine:
     async def _one_run(self, http: aiohttp.ClientSession, stop: asyncio.Event) -> str:
         """One engine from start to end. Returns why it ended, in words."""
         engine_id = EngineId(uuid.uuid4().hex)
-        run_dir = Path(tempfile.mkdtemp(prefix=f"baton-{os.getpid()}-"))
+        run_dir = Path(tempfile.mkdtemp(prefix=f"{run_dir_prefix()}{os.getpid()}-"))
         spec = self._make_spec(engine_id, run_dir)
         child = Child(
             self._name,
@@ -287,9 +289,20 @@ def _line_level(line: str) -> int:
     return level if isinstance(level, int) and level > logging.INFO else logging.DEBUG
 
 
+def run_dir_prefix() -> str:
+    """How run folders of this host begin; a pid and something random follow.
+
+    The host is part of it because containers that share a temporary folder do not share pids. It
+    is short because a socket's path may have about 100 characters in all.
+    """
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+    return f"baton-{host}-"
+
+
 def remove_stale_run_dirs() -> None:
-    """Removes run folders whose owner is dead: a killed supervisor could not clean up."""
-    for folder in Path(tempfile.gettempdir()).glob("baton-*-*"):
-        owner = folder.name.split("-")[1]
+    """Removes run folders of this host whose owner is dead: a killed supervisor could not."""
+    prefix = run_dir_prefix()
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        owner = folder.name.removeprefix(prefix).split("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists() and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)

@@ -264,8 +264,7 @@ class Cluster:
         await until(lambda: state.in_flight == 0, what="requests in flight ended")
         assert state.ledger.open_handoffs() == ()
         assert [v.in_flight for v in state.pool.views()] == [0] * len(state.pool.views())
-        left = [t.get_name() for t in asyncio.all_tasks() if t.get_name().startswith("baton-")]
-        assert left == []
+        await until(lambda: not _request_tasks(), what=f"tasks ended: {_request_tasks()}")
         for engine in self.engines:
             if engine._thawed.is_set():
                 await until(
@@ -289,6 +288,17 @@ class Cluster:
             or not record.getMessage().startswith(tuple(self.expected_errors or ("\0",)))
         ]
         assert [logging.Formatter().format(record) for record in unexpected] == []
+
+
+def _request_tasks() -> list[str]:
+    """Tasks that the router made for requests and that still run."""
+    left = []
+    for task in asyncio.all_tasks():
+        code = getattr(task.get_coro(), "cr_code", None)
+        made_by_router = code is not None and Path(code.co_filename).parent.name == "router"
+        if made_by_router and task.get_name() not in ("pool", "housekeeping"):
+            left.append(task.get_name())
+    return left
 
 
 async def read(response: aiohttp.ClientResponse) -> Answer:

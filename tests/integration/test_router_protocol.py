@@ -183,14 +183,18 @@ async def pieces(size: int) -> Any:
 
 
 async def test_a_large_body_within_the_limit() -> None:
-    """Two megabytes reach both legs whole."""
+    """More than a megabyte reaches both legs whole."""
 
     def make(fleet: Fleet, name: str, role: Role) -> FakeEngine:
         return FakeEngine(fleet, name, role, max_model_len=4_000_000)
 
-    limit = (("body_bytes: 65536", "body_bytes: 4000000"),)
-    async with cluster(replace=limit, make=make) as c:
-        prompt = "x" * 2_000_000
+    changes = (
+        ("body_bytes: 65536", "body_bytes: 4000000"),
+        ("prefill_s: 1, first_token_s: 1,", "prefill_s: 20, first_token_s: 20,"),
+        ("total_s: 3", "total_s: 60"),
+    )
+    async with cluster(replace=changes, make=make) as c:
+        prompt = "x" * 1_200_000
         body = {"model": MODEL, "prompt": prompt, "max_tokens": 2, "stream": True}
         answer = await c.call("POST", COMPLETIONS, data=io.BytesIO(json.dumps(body).encode()))
         assert answer.path == "disaggregated"

@@ -297,10 +297,11 @@ def test_parse_load(page: str, load: Load) -> None:
 def test_stale_folders(tmp_path: Path) -> None:
     """Folders of dead supervisors are removed; ours, those of others and files are not."""
     dead = 2**22 + 1  # above the largest pid
-    for name in (f"baton-{dead}-abc", f"baton-{os.getpid()}-abc", "baton-x-y", "other-1-2"):
+    ours = server.run_dir_prefix()
+    kept = [f"{ours}{os.getpid()}-abc", f"{ours}x-y", f"baton-000000-{dead}-abc", "other-1-2"]
+    for name in (f"{ours}{dead}-abc", *kept):
         (tmp_path / name).mkdir()
-    (tmp_path / f"baton-{dead}-file").write_text("")
+    (tmp_path / f"{ours}{dead}-file").write_text("")
     server.remove_stale_run_dirs()
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [f"baton-{os.getpid()}-abc", "baton-x-y", "other-1-2", f"baton-{dead}-file"]
-    )
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*kept, f"{ours}{dead}-file"}

@@ -130,6 +130,14 @@ async def test_stop_asks_first(nursery: Nursery) -> None:
     assert await child.stop(grace_s=30) == -signal.SIGTERM
 
 
+async def test_the_status_is_not_lost(nursery: Nursery) -> None:
+    """However fast a child follows the SIGTERM, its status is known."""
+    for _ in range(20):
+        child = await nursery.start("import signal; print('up', flush=True); signal.pause()")
+        await nursery.line(len(nursery.children))
+        assert await child.stop(grace_s=30) == -signal.SIGTERM
+
+
 async def test_stop_kills_after_the_grace(nursery: Nursery) -> None:
     """What ignores SIGTERM is killed."""
     child = await nursery.start(STUBBORN)
