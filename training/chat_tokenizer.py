@@ -69,7 +69,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a special token.
+    """The id of a token.
 
     Raises:
         KeyError: if the tokenizer has no such token.

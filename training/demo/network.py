@@ -88,6 +88,7 @@ def save_network(model: LlamaForCausalLM, folder: Path) -> None:
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(weights)
     model.config.architectures = [type(model).__name__]
+    model.config.dtype = torch.bfloat16
     model.config.save_pretrained(folder)
     generation = {
         "bos_token_id": model.config.bos_token_id,
