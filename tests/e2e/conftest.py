@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training.random_model import make_random_llama
 
 from tests.e2e.stack import Stack, open_stack
 from tests.fakes.gate import Gate
+from training.random_model import make_random_llama
 
 
 @pytest.fixture(scope="session")
