@@ -173,16 +173,18 @@ class Dispatcher:
     async def _hand_over(self, pair: Handoff, call: Call) -> None:
         entry = self._ledger.plan(call.request_id, pair.prefill.id, pair.decode.id)
         try:
-            params = await self._prefill(pair, call, entry)
-            body = decode_body(call.request, params)
-            if not entry.fresh():
-                raise LegFault(
-                    HandoffUnusable("the lease of the prefilled blocks is over"),
-                    Reason.TRANSFER_FAILED,
-                    None,
-                )
-            entry.decode_sent()
+            # Decode counts as busy from the plan on: requests that are planned while this one is
+            # being prefilled must not all pick the same worker.
             with self._pool.leg(pair.decode.id):
+                params = await self._prefill(pair, call, entry)
+                body = decode_body(call.request, params)
+                if not entry.fresh():
+                    raise LegFault(
+                        HandoffUnusable("the lease of the prefilled blocks is over"),
+                        Reason.TRANSFER_FAILED,
+                        None,
+                    )
+                entry.decode_sent()
                 await self._answerer.answer(call, pair.decode, body, entry, pair.prefill)
         except (LegFault, BatonError) as fault:
             entry.failed(str(fault))
