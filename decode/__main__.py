@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from baton.errors import SettingsError
 from baton.types import Role
 from baton.worker import WorkerOptions, WorkerPlan, worker_app
 from decode import plan, standard_plan
@@ -12,9 +13,12 @@ ROLE_VARIABLE = "BATON_ROLE"
 
 
 def _plan(options: WorkerOptions) -> WorkerPlan:
-    if os.environ.get(ROLE_VARIABLE) == Role.STANDARD:
+    role = os.environ.get(ROLE_VARIABLE) or Role.DECODE
+    if role == Role.STANDARD:
         return standard_plan(options)
-    return plan(options)
+    if role == Role.DECODE:
+        return plan(options)
+    raise SettingsError(f"{ROLE_VARIABLE} is {role!r}; it may be decode or standard")
 
 
 app = worker_app(

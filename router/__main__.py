@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +16,15 @@ import uvicorn
 
 from baton.clock import SystemClock
 from baton.errors import BatonError
+from baton.flags import (
+    HomeFlag,
+    HostFlag,
+    LogLevelFlag,
+    ModelFlag,
+    PortFlag,
+    ProfileFlag,
+    ServedNameFlag,
+)
 from baton.process import die_with_parent
 from baton.secrets import cluster_token
 from baton.settings import ROUTER_PORT, default_home
@@ -52,23 +60,11 @@ class _Server(uvicorn.Server):
 
 @app.command()
 def main(
-    profile: Annotated[
-        str, typer.Option(envvar="BATON_PROFILE", help="Serving profile: built-in name or file.")
-    ] = "disaggregated",
-    model: Annotated[
-        str | None,
-        typer.Option(envvar="BATON_MODEL", help="Folder or hub id instead of the profile's."),
-    ] = None,
-    served_name: Annotated[
-        str | None,
-        typer.Option(envvar="BATON_SERVED_NAME", help="Name that clients ask for."),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(envvar="BATON_HOST", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(envvar="BATON_PORT", help="Port to listen on.")
-    ] = ROUTER_PORT,
+    profile: ProfileFlag = "disaggregated",
+    model: ModelFlag = None,
+    served_name: ServedNameFlag = None,
+    host: HostFlag = "127.0.0.1",
+    port: PortFlag = ROUTER_PORT,
     store: Annotated[
         str,
         typer.Option(
@@ -76,12 +72,8 @@ def main(
             help="Where workers are registered: memory:// (this router alone) or redis://...",
         ),
     ] = "memory://",
-    home: Annotated[
-        Path | None, typer.Option(envvar="BATON_HOME", help="Folder of the cluster token.")
-    ] = None,
-    log_level: Annotated[
-        str, typer.Option(envvar="BATON_LOG_LEVEL", help="debug, info, warning or error.")
-    ] = "info",
+    home: HomeFlag = None,
+    log_level: LogLevelFlag = "info",
 ) -> None:
     """Starts one router: the OpenAI endpoint in front of prefill and decode workers."""
     die_with_parent(signal.SIGTERM)

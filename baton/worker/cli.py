@@ -8,12 +8,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from baton.errors import BatonError
+from baton.flags import (
+    HomeFlag,
+    HostFlag,
+    LogLevelFlag,
+    ModelFlag,
+    PortFlag,
+    ProfileFlag,
+    ServedNameFlag,
+)
 from baton.process import die_with_parent
 from baton.secrets import cluster_token
 from baton.settings import SIDE_CHANNEL_PORT, WORKER_PORT, default_home, node_name
@@ -37,29 +45,16 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
 
     @app.command(help=help_text)
     def main(
-        profile: Annotated[
-            str,
-            typer.Option(
-                envvar="BATON_PROFILE", help="Serving profile: a built-in name or a file."
-            ),
-        ] = "disaggregated",
-        model: Annotated[
-            str | None,
-            typer.Option(envvar="BATON_MODEL", help="Folder or hub id instead of the profile's."),
-        ] = None,
-        served_name: Annotated[
-            str | None,
-            typer.Option(envvar="BATON_SERVED_NAME", help="Name that clients ask for."),
-        ] = None,
-        host: Annotated[
-            str, typer.Option(envvar="BATON_HOST", help="Address the engine listens on.")
-        ] = "127.0.0.1",
-        port: Annotated[
-            int, typer.Option(envvar="BATON_PORT", help="HTTP port of the engine.")
-        ] = WORKER_PORT,
+        profile: ProfileFlag = "disaggregated",
+        model: ModelFlag = None,
+        served_name: ServedNameFlag = None,
+        host: HostFlag = "127.0.0.1",
+        port: PortFlag = WORKER_PORT,
         side_channel_port: Annotated[
             int,
-            typer.Option(envvar="BATON_SIDE_CHANNEL_PORT", help="NIXL handshake port."),
+            typer.Option(
+                envvar="BATON_SIDE_CHANNEL_PORT", min=1, max=65535, help="NIXL handshake port."
+            ),
         ] = SIDE_CHANNEL_PORT,
         advertise_url: Annotated[
             str | None,
@@ -85,13 +80,8 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
                 envvar="BATON_CPU_THREADS", min=1, help="Compute threads of a CPU engine."
             ),
         ] = 1,
-        home: Annotated[
-            Path | None,
-            typer.Option(envvar="BATON_HOME", help="Folder for the cluster token and digests."),
-        ] = None,
-        log_level: Annotated[
-            str, typer.Option(envvar="BATON_LOG_LEVEL", help="debug, info, warning or error.")
-        ] = "info",
+        home: HomeFlag = None,
+        log_level: LogLevelFlag = "info",
     ) -> None:
         die_with_parent(signal.SIGTERM)
         try:

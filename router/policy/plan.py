@@ -17,21 +17,6 @@ from baton.types import Role, WorkerId, WorkerRecord, WorkerState
 from kvtransfer import differences
 from router.policy.bounds import TokenBounds
 
-__all__ = [
-    "Ask",
-    "Handoff",
-    "Local",
-    "Plan",
-    "Reason",
-    "Refusal",
-    "Refuse",
-    "Snapshot",
-    "TokenBounds",
-    "WorkerView",
-    "plan",
-    "plan_local",
-]
-
 
 class RandomSource(Protocol):
     """What breaks ties; ``random.Random`` is one."""
