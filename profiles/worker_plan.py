@@ -6,6 +6,7 @@ the model's config, and hashes its weights once.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def worker_plan(
             max_num_seqs=slots,
             max_num_batched_tokens=pool.max_num_batched_tokens,
             gpu_memory_utilization=pool.gpu_memory_utilization,
-            enforce_eager=pool.enforce_eager,
+            enforce_eager=eager(pool.enforce_eager, device, compiler=shutil.which("g++")),
             cpu_kv_cache_bytes=pool.cpu_kv_cache_mib * _MIB,
             cpu_threads=options.cpu_threads,
             extra_args=dict(pool.engine_args),
@@ -132,6 +133,17 @@ def engine_dtype(wanted: str, config: Mapping[str, Any]) -> str:
         return wanted
     own = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     return own if own in ("bfloat16", "float16") else "bfloat16"
+
+
+def eager(wanted: bool | None, device: Device, *, compiler: str | None) -> bool | None:
+    """Whether the engine compiles nothing; None leaves it to the engine.
+
+    On CPU the engine's own choice is to compile, with a C++ compiler that a bare machine does not
+    have; there it would not start.
+    """
+    if wanted is None and device is Device.CPU and compiler is None:
+        return True
+    return wanted
 
 
 def ucx_transports(transfer: TransferSpec, device: Device) -> str | None:
