@@ -100,13 +100,16 @@ class Counting:
         worker: WorkerRecord,
     ) -> TokenBounds | None:
         large = _text_size(request) > _THREAD_FROM_CHARS
-        bounds = counter.bounds(request)
+        if large:
+            bounds = await asyncio.to_thread(counter.classify, request, threshold)
+        else:
+            bounds = counter.classify(request, threshold)
+        if bounds is None or bounds.exact or bounds.lower < threshold:
+            return bounds
         limit = worker.limits.max_model_len - max(1, request.max_new_tokens or 1)
-        if bounds is not None and bounds.decides(threshold):
-            fits = bounds.within(limit) or bounds.lower > limit
-            # A long prompt that may be over the limit has to be known exactly, too.
-            if bounds.lower < threshold or fits:
-                return bounds
+        if bounds.within(limit) or bounds.lower > limit:
+            return bounds
+        # A long prompt that may be over the limit has to be known exactly, too.
         if large:
             tokens = await asyncio.to_thread(counter.count, request)
         else:
