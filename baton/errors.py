@@ -28,7 +28,9 @@ chained with ``from``; nothing above the adapters sees them.
     │   ├── SettingsError               a flag, environment variable or file is wrong
     │   ├── ProfileError                a serving profile is wrong (file, line, field)
     │   ├── ModelError                  model files missing or unreadable
-    │   └── EngineStartError            the engine did not come up
+    │   ├── EngineStartError            the engine did not come up
+    │   ├── WorkloadError               a workload or trace file is wrong (file, line, field)
+    │   └── TargetError                 an endpoint cannot be measured as asked
     └── OurFault                   a bug in Baton; must never be caught to go on
         └── IllegalTransition           a handoff was asked to do the impossible
 """
@@ -203,6 +205,14 @@ class ModelError(OperatorError):
 
 class EngineStartError(OperatorError):
     """The engine did not come up; the message holds the end of its log."""
+
+
+class WorkloadError(OperatorError):
+    """A benchmark's workload or trace file is wrong; the message names file, line and field."""
+
+
+class TargetError(OperatorError):
+    """An endpoint cannot be measured as asked: not there, no such model, an option refused."""
 
 
 class OurFault(BatonError):

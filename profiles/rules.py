@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from profiles.document import FieldPath, show
+from profiles.document import show
 from profiles.engine_flags import KV_MEANING, base_name
+from profiles.explain import Finding
 from profiles.sections import (
     CPU,
     MAX_SERVED_NAME,
@@ -25,9 +26,6 @@ from profiles.sections import (
     TransferSpec,
     derived_name,
 )
-
-Finding = tuple[FieldPath, str]
-"""A path within ``spec`` and a plain sentence about it."""
 
 _POOLS = {Mode.DISAGGREGATED: ("prefill", "decode"), Mode.STANDARD: ("standard",)}
 
@@ -50,7 +48,7 @@ class Parts:
 
 
 def findings(parts: Parts) -> list[Finding]:
-    """Everything that does not fit together."""
+    """Everything that does not fit together; paths start at ``spec``."""
     return [
         *_mode(parts),
         *_model(parts),

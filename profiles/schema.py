@@ -11,8 +11,8 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from profiles.explain import broken_rules
 from profiles.rules import Parts, findings
 from profiles.sections import (
     ClassifySpec,
@@ -24,11 +24,11 @@ from profiles.sections import (
     PoolSpec,
     PoolsSpec,
     Section,
+    SloSpec,
     TransferSpec,
 )
 
 __all__ = [
-    "RULES_ERROR",
     "ClassifySpec",
     "DeadlinesSpec",
     "LimitsSpec",
@@ -39,13 +39,10 @@ __all__ = [
     "PoolsSpec",
     "ProfileSpec",
     "ServingProfile",
+    "SloSpec",
     "TransferSpec",
     "profile_schema",
 ]
-
-RULES_ERROR = "profile_rules"
-"""Type of the pydantic error that carries broken rules, in its context under ``findings``."""
-
 
 def _mode_schema(schema: dict[str, Any]) -> None:
     """Says in JSON Schema which sections each mode has, so that editors complain in time."""
@@ -115,6 +112,10 @@ class ProfileSpec(Section):
         default=DeadlinesSpec(),
         description="How long each leg of a request may take. Default: its fields' defaults.",
     )
+    slo: SloSpec = Field(
+        default=SloSpec(),
+        description="The service level that benchmarks judge requests by. Default: none.",
+    )
     limits: LimitsSpec = Field(
         default=LimitsSpec(),
         description="What one router takes on. Default: its fields' defaults.",
@@ -136,8 +137,7 @@ class ProfileSpec(Section):
             )
         )
         if found:
-            text = "; ".join(f"{'.'.join(map(str, path))} {sentence}" for path, sentence in found)
-            raise PydanticCustomError(RULES_ERROR, "{text}", {"text": text, "findings": found})
+            raise broken_rules(found)
         return self
 
 

@@ -15,11 +15,11 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from baton.types import Role
 from profiles import engine_flags
 from profiles.document import show
+from profiles.explain import wrong_value
 
 CPU = "cpu"
 """The accelerator label with a meaning: the pool's workers compute on the CPU."""
@@ -76,11 +76,6 @@ def source_kind(source: str) -> SourceKind | None:
     return SourceKind.HUB if re.fullmatch(_HUB_ID, source) else None
 
 
-def _wrong(sentence: str) -> PydanticCustomError:
-    # Braces would be read as placeholders of the template.
-    return PydanticCustomError("profile_value", "{sentence}", {"sentence": sentence})
-
-
 def _check_source(source: str) -> str:
     if not source or source != source.strip() or not source.isprintable():
         what = "must be text without spaces at its ends and without control characters"
@@ -90,33 +85,33 @@ def _check_source(source: str) -> str:
         what = 'must be "demo", a folder (starting with /, ./, ../ or ~/) or a hub id'
     else:
         return source
-    raise _wrong(f"{what} (got {show(source)})")
+    raise wrong_value(f"{what} (got {show(source)})")
 
 
 def _check_flag(name: str) -> str:
     reason = engine_flags.refusal(name)
     if reason is not None:
-        raise _wrong(reason)
+        raise wrong_value(reason)
     return name
 
 
 def _check_flag_value(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise _wrong("must be text, a number, true or false")
+        raise wrong_value("must be text, a number, true or false")
     if isinstance(value, float) and not math.isfinite(value):
-        raise _wrong("must be a finite number")
+        raise wrong_value("must be a finite number")
     if isinstance(value, str) and value.startswith("-"):
         # On the engine's command line it would be one more flag, past the refusals.
-        raise _wrong("must not start with a dash, which would make it a flag of its own")
+        raise wrong_value("must not start with a dash, which would make it a flag of its own")
     if isinstance(value, str) and "\0" in value:
-        raise _wrong("must not hold a NUL character")
+        raise wrong_value("must not hold a NUL character")
     return value
 
 
 def _check_whole(value: object) -> object:
     # A literal takes 64.0 for 64, and true for 1.
     if isinstance(value, bool | float):
-        raise _wrong(f"must be a whole number (got {show(value)})")
+        raise wrong_value(f"must be a whole number (got {show(value)})")
     return value
 
 
@@ -267,6 +262,14 @@ class PoolSpec(Section):
         description="KV memory of a worker without a GPU, in MiB. Default: 256, which a laptop "
         "can spare several times over. Workers with a GPU ignore it.",
     )
+    price_per_hour: float | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="What one accelerator of this pool costs, in US dollars per hour; a worker "
+        "has tensor_parallel of them. Default: none, because prices differ by contract; "
+        "benchmarks then say nothing about cost.",
+    )
     enforce_eager: bool | None = Field(
         default=None,
         description="true: no compilation and no CUDA graphs, for a faster start and slower "
@@ -391,6 +394,32 @@ class DeadlinesSpec(Section):
         le=_DAY_S,
         description="A whole request with all its tries, in seconds. Default: 600, so that no "
         "request holds a worker for ever.",
+    )
+
+
+class SloSpec(Section):
+    """The service level that the profile is meant to give. Benchmarks count a request as good if
+    it meets all of it; a bound that is not set asks for nothing."""
+
+    ttft_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=_DAY_S,
+        description="Time to the first token, in seconds. Default: none; it depends on model, "
+        "hardware and what the answers are for.",
+    )
+    tpot_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=_DAY_S,
+        description="Mean time of a request's further tokens, in seconds. Default: none. People "
+        "read about 5 to 10 tokens per second, which is 0.1 to 0.2.",
+    )
+    e2e_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=_DAY_S,
+        description="The whole answer, in seconds. Default: none; for callers that do not stream.",
     )
 
 

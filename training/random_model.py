@@ -9,6 +9,7 @@ write depends on the whole prompt. They know nothing; for readable text see
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import string
@@ -211,3 +212,26 @@ def _write_letters_only(head: torch.Tensor, tokenizer: Tokenizer) -> None:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``python -m training.random_model FOLDER``: a model of ``BENCHMARK_SIZES``, or the small one.
+
+    For programs that must not load torch themselves; they run this as a child process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.random_model", description=main.__doc__
+    )
+    parser.add_argument("folder", type=Path, help="where to write it")
+    parser.add_argument("--small", action="store_true", help="3.7 million parameters instead of 95")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
+    given = parser.parse_args(argv)
+    if given.small:
+        make_random_llama(given.folder, seed=given.seed)
+    else:
+        make_random_llama(given.folder, seed=given.seed, **BENCHMARK_SIZES)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

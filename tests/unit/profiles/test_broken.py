@@ -59,8 +59,8 @@ ONE_FIELD = [
     ),
     (
         "  limits:",
-        "  slo: {}\n  limits:",
-        "p.yaml:24: spec.slo: is not a known field (known here: mode, model,",
+        "  fallback: {}\n  limits:",
+        "p.yaml:24: spec.fallback: is not a known field (known here: mode, model,",
     ),
     ("spec:\n", "spec:\n  <<: {}\n", 'p.yaml:7: spec."<<": is not a known field'),
     # kinds
