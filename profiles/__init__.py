@@ -2,16 +2,24 @@
 
 A profile is the one file in which an operator says which pools there are, what they run and how
 requests are divided among them. This package reads and checks; it starts nothing and asks nobody.
+
+Other files that people write in the same way (workloads) are read and explained with ``Section``,
+``YamlKind`` and ``Explainer``.
 """
 
 from __future__ import annotations
 
+from profiles.explain import Explainer, broken_rules
 from profiles.overrides import with_overrides
+from profiles.problems import PATTERNS
 from profiles.resolve import builtin_names, load_profile, parse_profile, resolve_profile
 from profiles.schema import ProfileSpec, ServingProfile, profile_schema
 from profiles.sections import (
     CPU,
     DEMO,
+    MAX_SERVED_NAME,
+    NAME_PATTERN,
+    SERVED_NAME_PATTERN,
     ClassifySpec,
     Connector,
     DeadlinesSpec,
@@ -21,19 +29,26 @@ from profiles.sections import (
     ModelSpec,
     PoolSpec,
     PoolsSpec,
+    Section,
     SloSpec,
     SourceKind,
     TransferSpec,
     Transport,
 )
 from profiles.worker_plan import worker_plan
+from profiles.yaml_files import YamlKind
 
 __all__ = [
     "CPU",
     "DEMO",
+    "MAX_SERVED_NAME",
+    "NAME_PATTERN",
+    "PATTERNS",
+    "SERVED_NAME_PATTERN",
     "ClassifySpec",
     "Connector",
     "DeadlinesSpec",
+    "Explainer",
     "LimitsSpec",
     "Metadata",
     "Mode",
@@ -41,11 +56,14 @@ __all__ = [
     "PoolSpec",
     "PoolsSpec",
     "ProfileSpec",
+    "Section",
     "ServingProfile",
     "SloSpec",
     "SourceKind",
     "TransferSpec",
     "Transport",
+    "YamlKind",
+    "broken_rules",
     "builtin_names",
     "load_profile",
     "parse_profile",

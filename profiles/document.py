@@ -1,11 +1,11 @@
 """YAML text to plain data, with the line of every key and value.
 
-Profiles are written by people and arrive through ConfigMaps, so this reader takes a small and
-safe part of YAML: one document of mappings, lists, text, numbers, true, false and null. Scalars
-follow YAML 1.2 (``no`` and ``1:00`` are text, ``010`` is ten), because a profile that means
-something else than it says is worse than one that is refused. Tags, aliases and duplicate keys
-are refused; depth, size and number of values are bounded, so that no text can hold the reader up.
-It knows nothing of profiles.
+Profiles and workloads are written by people and arrive through ConfigMaps, so this reader takes
+a small and safe part of YAML: one document of mappings, lists, text, numbers, true, false and
+null. Scalars follow YAML 1.2 (``no`` and ``1:00`` are text, ``010`` is ten), because a file that
+means something else than it says is worse than one that is refused. Tags, aliases and duplicate
+keys are refused; depth, size and number of values are bounded, so that no text can hold the
+reader up. It does not know what the data are about.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark is not None else 1
 
 
-def read_document(text: str) -> Document:
-    """Reads one document.
+def read_document(text: str, *, noun: str = "profile", number_keys: bool = False) -> Document:
+    """Reads one document; messages call it ``noun``. With ``number_keys`` a key may be a whole
+    number, and is its digits.
 
     Raises:
         UnreadableError: not YAML, empty, too deep or too large; reading stopped there.
@@ -132,7 +133,7 @@ def read_document(text: str) -> Document:
     if len(text) > MAX_BYTES:
         raise UnreadableError(Problem(None, (), f"is larger than {MAX_BYTES} bytes"))
     try:
-        return _Reader(text).read()
+        return _Reader(text, noun, number_keys).read()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         what = f"character U+{error.character:04X} is not allowed"
@@ -154,7 +155,9 @@ def read_document(text: str) -> Document:
 class _Reader:
     """Builds a Document from the parser's events, stopping at the first one out of bounds."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, noun: str, number_keys: bool) -> None:
+        self._noun = noun
+        self._number_keys = number_keys
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._document = Document()
         self._count = 0
@@ -163,13 +166,15 @@ class _Reader:
         event = self._next()
         while not isinstance(event, yaml.DocumentStartEvent):
             if isinstance(event, yaml.StreamEndEvent):
-                raise UnreadableError(Problem(1, (), "is empty; a profile is a YAML mapping"))
+                what = f"is empty; a {self._noun} is a YAML mapping"
+                raise UnreadableError(Problem(1, (), what))
             event = self._next()
         self._document.value = self._value(self._next(), ())
         self._next()  # the end of the document
         event = self._next()
         if isinstance(event, yaml.DocumentStartEvent):
-            self._note(event, (), "a second document starts here; a profile is one document")
+            what = f"a second document starts here; a {self._noun} is one document"
+            self._note(event, (), what)
         return self._document
 
     def _next(self) -> yaml.Event:
@@ -233,6 +238,8 @@ class _Reader:
             key = _plain_value(event.value) if event.style is None else event.value
             if isinstance(key, str):
                 return key
+            if self._number_keys and isinstance(key, int) and not isinstance(key, bool):
+                return str(key)
             self._note(event, path, f"keys must be text (got {show(key)}); put it in quotes")
             return None
         self._note(event, path, "keys must be plain text, without tags, aliases or structure")

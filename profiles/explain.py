@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -29,6 +31,9 @@ MAX_PROBLEMS = 50
 
 _TAG = "kind"
 """The field by which every union of models is told apart."""
+
+NUMBER_TAG = "number"
+"""Tag of a union's member that is no model but a plain number, and so has no kind."""
 
 _KINDS = {
     "int_type": "must be a whole number",
@@ -116,7 +121,8 @@ class Explainer:
             return path, f"must be a number or a mapping with {_TAG} (got {show(got)})"
         if kind == "union_tag_invalid":
             tag = got.get(_TAG) if isinstance(got, dict) else got
-            return (*path, _TAG), _choice(tag, str(context["expected_tags"]))
+            expected = str(context["expected_tags"]).replace(f"'{NUMBER_TAG}', ", "")
+            return (*path, _TAG), _choice(tag, expected)
         if kind == "extra_forbidden":
             return path, self._unknown_field(loc, path)
         return path, self._sentence(kind, got, context, field, fallback)
@@ -135,7 +141,7 @@ class Explainer:
             return str(context["sentence"])
         if kind in ("literal_error", "enum"):
             return _choice(got, str(context["expected"]))
-        if kind == "string_too_short":
+        if kind == "string_too_short" or (kind == "too_short" and context["min_length"] == 1):
             return "must not be empty"
         if kind == "string_pattern_mismatch" and context["pattern"] in self._patterns:
             return f"{self._patterns[context['pattern']]} (got {show(got)})"
@@ -153,7 +159,9 @@ class Explainer:
             return f"is not a known field; did you mean {near}?"
         elsewhere = [place for place in self._places if place[-1] == name]
         if elsewhere:
-            return f"is not a known field here; it belongs at {show_path(elsewhere[0])}"
+            # A stand-in is no key that would need quotes.
+            place = re.sub(r'"(<\w+>)"', r"\1", show_path(elsewhere[0]))
+            return f"is not a known field here; it belongs at {place}"
         return f"is not a known field (known here: {', '.join(known)})"
 
     def _follow(self, loc: FieldPath) -> tuple[FieldPath, FieldInfo | None]:
@@ -187,12 +195,12 @@ class Explainer:
             for name, info in _fields(section).items():
                 found[(*at, name)] = None
                 for option in _options(info.annotation):
-                    below, parts = _section_of(option), (name,)
+                    below, parts = _section_of(option), [name]
                     if below is None and issubclass(_class_of(option), Mapping):
-                        below, parts = _section_of(get_args(option)[1]), (name, "<name>")
+                        below, parts = _section_of(get_args(option)[1]), [name, "<name>"]
                     if below is not None:
                         stand_in = self._stand_ins.get(below)
-                        walk(below, (*at, *((stand_in,) if stand_in else parts)))
+                        walk(below, (*at, *([stand_in] if stand_in else parts)))
 
         walk(self._model, ())
         return tuple(found)
@@ -278,14 +286,14 @@ def _options(kind: Any) -> list[Any]:
     """The members of a union without None, without what is annotated on them."""
     if get_origin(kind) is Annotated:
         return _options(get_args(kind)[0])
-    if isinstance(kind, type) or not _is_union(kind):
+    if not _is_union(kind):
         return [kind]
     members = [member for member in get_args(kind) if member is not type(None)]
     return [option for member in members for option in _options(member)]
 
 
 def _is_union(kind: Any) -> bool:
-    return get_origin(kind) is not None and _class_of(kind).__name__ in ("Union", "UnionType")
+    return get_origin(kind) in (typing.Union, types.UnionType)
 
 
 def _section_of(kind: Any) -> type[BaseModel] | None:

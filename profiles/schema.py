@@ -44,6 +44,7 @@ __all__ = [
     "profile_schema",
 ]
 
+
 def _mode_schema(schema: dict[str, Any]) -> None:
     """Says in JSON Schema which sections each mode has, so that editors complain in time."""
     no_pool: dict[str, Any] = {"type": "null"}

@@ -398,8 +398,8 @@ class DeadlinesSpec(Section):
 
 
 class SloSpec(Section):
-    """The service level that the profile is meant to give. Benchmarks count a request as good if
-    it meets all of it; a bound that is not set asks for nothing."""
+    """A service level. Benchmarks count a request as good if it meets all of it; a bound that is
+    not set asks for nothing."""
 
     ttft_s: float | None = Field(
         default=None,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from baton.errors import BatonError
+from baton.cli.bench import bench_app
+from baton.cli.guard import clear_errors, survivable_output
 from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT, default_home
 
 _Home = Annotated[
@@ -40,28 +38,8 @@ profile_app = typer.Typer(
     "are handed over.\n\nA profile is named (`baton profile list` shows the built-in ones) or is a "
     "file, which has a slash in its path or ends in .yaml.",
 )
+app.add_typer(bench_app, name="bench", short_help="Measure endpoints, compare profiles.")
 app.add_typer(profile_app, name="profile", short_help="List, show and check serving profiles.")
-
-
-@contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turns what a person has to mend into one message and status 2."""
-    try:
-        yield
-    except BatonError as error:
-        sys.stderr.write(f"baton: {error.message}\n")
-        raise typer.Exit(2) from error
-
-
-@contextlib.contextmanager
-def survivable_output() -> Iterator[None]:
-    """Ends quietly when nobody reads our output any more, as behind ``| head``."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would complain at its end about what it cannot write.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _home(given: Path | None) -> Path:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baton.errors import ProfileError
 from profiles import parse_profile
-from profiles.problems import MAX_PROBLEMS
+from profiles.explain import MAX_PROBLEMS
 from tests.unit.profiles.texts import DISAGGREGATED, STANDARD, changed
 
 POOL = "      replicas: 2\n"

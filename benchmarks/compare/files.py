@@ -1,0 +1,39 @@
+"""The folder of a comparison: ``compare.json``, ``report.html``, ``report.md``, ``blocks/``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from baton.errors import SettingsError
+from benchmarks.compare.result import COMPARE_FORMAT, CompareResult
+
+RESULT = "compare.json"
+
+
+def write_result(folder: Path, result: CompareResult) -> None:
+    """Writes ``compare.json`` whole or not at all."""
+    path = folder / RESULT
+    scratch = path.with_name(f".{RESULT}.{os.getpid()}")
+    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    scratch.replace(path)
+
+
+def read_result(folder: Path) -> CompareResult:
+    """Reads ``compare.json`` of a folder.
+
+    Raises:
+        SettingsError: there is none, or it is not one of ours.
+    """
+    path = folder / RESULT
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=CompareResult)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{path} is not a comparison of ours: {error}") from error
+    if result.format != COMPARE_FORMAT:
+        raise SettingsError(f"{path} has format {result.format}; this Baton reads {COMPARE_FORMAT}")
+    return result

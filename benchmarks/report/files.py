@@ -1,0 +1,32 @@
+"""Writes a comparison's reports into its folder, each whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from benchmarks.compare.result import CompareResult
+from benchmarks.report.html import render_html
+from benchmarks.report.markdown import render_markdown
+from benchmarks.report.picture import render_picture
+
+
+def write_reports(result: CompareResult, folder: Path) -> list[Path]:
+    """Writes ``report.html``, ``report.md`` and ``report.svg``; returns their paths.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    texts = {
+        "report.html": render_html(result),
+        "report.md": render_markdown(result),
+        "report.svg": render_picture(result),
+    }
+    paths = []
+    for name, text in texts.items():
+        path = folder / name
+        scratch = path.with_name(f".{name}.{os.getpid()}")
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+        paths.append(path)
+    return paths
