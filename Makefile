@@ -10,13 +10,21 @@ ifdef PIP_EXTRA_INDEX_URL
 export PIP_EXTRA_INDEX_URL
 endif
 
-.PHONY: help up test check unit integration e2e wheel format install lock clean
+ARMS ?= cpu-standard cpu-disaggregated
+
+.PHONY: help up bench calibrate test check unit integration e2e wheel format install lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 up: install ## serve on this machine until Ctrl-C: make up [MODEL=folder-or-hub-id] [PROFILE=name] [ARGS=...]
 	@exec $(BIN)/baton up $(if $(MODEL),--model '$(MODEL)') $(if $(PROFILE),--profile '$(PROFILE)') $(ARGS)
+
+bench: install ## compare profiles on this machine, one core per worker: make bench [ARMS='...'] [ARGS=...]
+	@exec $(BIN)/baton bench compare $(ARMS) --cpu-threads 1 --duration 30 $(ARGS)
+
+calibrate: install ## check the measuring instrument itself against a server with known delays
+	@exec $(BIN)/baton bench calibrate $(ARGS)
 
 test: install check unit integration wheel e2e ## run every check and test
 

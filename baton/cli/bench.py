@@ -210,9 +210,9 @@ def compare_command(
     pairs: Annotated[
         int,
         typer.Option(
-            min=1, max=1000, help="Repetitions of each arm; 5 are the least for a verdict."
+            min=1, max=1000, help="Repetitions of each arm; 5 are the least for a verdict, 8 find more."
         ),
-    ] = 6,
+    ] = 8,
     levels: Annotated[
         str, typer.Option(help="Factors on the workload's load, as 0.5,1,1.5.")
     ] = "1",

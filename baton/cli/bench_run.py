@@ -250,7 +250,7 @@ def repeat_command(flags: CompareFlags) -> tuple[str, ...]:
     words = ["baton", "bench", "compare", *flags.arms, "--workload", flags.workload]
     for flag, value, default in (
         ("--model", flags.model, None),
-        ("--pairs", flags.pairs, 6),
+        ("--pairs", flags.pairs, 8),
         ("--levels", flags.levels, "1"),
         ("--duration", flags.duration_s, None),
         ("--warmup", flags.warmup_s, 8.0),

@@ -168,7 +168,7 @@ def _change(ratio: float) -> str:
 def _interval(verdict: Verdict) -> str:
     """The interval in the words of the change, from the smaller to the larger effect."""
     ratio, low, high = verdict.ratio, verdict.low, verdict.high
-    if ratio is None or low is None or high is None:
+    if not ratio or low is None or high is None or high <= 0:
         return ""
     if ratio >= 2:
         return f"{_times(max(low, 0.0))} to {_times(high)}"

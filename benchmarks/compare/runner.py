@@ -33,7 +33,7 @@ from benchmarks.records import Problem, Run
 from benchmarks.target import Api, Target
 from benchmarks.workloads import Workload, build_plan
 
-RECOMMENDED_PAIRS = 6
+RECOMMENDED_PAIRS = 8
 
 
 class Between(enum.StrEnum):

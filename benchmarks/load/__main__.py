@@ -17,7 +17,8 @@ from baton.errors import BatonError
 from baton.process import die_with_parent
 from benchmarks.load.crew import LocalCrew
 from benchmarks.load.loops import new_loop
-from benchmarks.load.processes import Job, Order, Word
+from benchmarks.load.priority import first_in_line
+from benchmarks.load.processes import Job, Order, Word, decode_job
 from benchmarks.workloads import PromptWriter, Workload, build_plan
 
 _SAY_EVERY_S = 0.25
@@ -52,7 +53,7 @@ def _crew(job: Job) -> LocalCrew:
 
 async def _work() -> None:
     orders = await _orders()
-    job = msgspec.json.decode(await orders.readline(), type=Job)
+    job = decode_job(await orders.readline())
     crew = _crew(job)
     stop = asyncio.Event()
     try:
@@ -65,7 +66,8 @@ async def _work() -> None:
         listening = asyncio.create_task(_listen(orders, stop), name="orders")
         talking = asyncio.create_task(_talk(crew), name="counts")
         try:
-            health = await crew.run(order.zero_s, stop)
+            with first_in_line():
+                health = await crew.run(order.zero_s, stop)
         finally:
             for task in (listening, talking):
                 task.cancel()

@@ -26,6 +26,7 @@ from benchmarks.load.bodies import Writer
 from benchmarks.load.crew import Crew, LocalCrew, requests_path
 from benchmarks.load.endpoint import ResolvedTarget
 from benchmarks.load.files import new_folder, write_meta, write_scrapes
+from benchmarks.load.priority import first_in_line
 from benchmarks.load.processes import ChildCrew, Job
 from benchmarks.load.progress import Progress
 from benchmarks.load.resolve import resolve
@@ -275,7 +276,8 @@ async def _conduct(
         measured.zero_wall_s = time.time() + zero_s - time.monotonic()
         telling = asyncio.create_task(_tell(crew, plan, watch, phase, zero_s), name="progress")
         try:
-            measured.health = await crew.run(zero_s, watch.stop)
+            with first_in_line():
+                measured.health = await crew.run(zero_s, watch.stop)
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)

@@ -59,6 +59,16 @@ class Order(msgspec.Struct, omit_defaults=True):
     stop: bool = False
 
 
+def _encode(what: Job | Order) -> bytes:
+    # A path is the only thing in a job that JSON has no form for.
+    return msgspec.json.encode(what, enc_hook=str)
+
+
+def decode_job(line: bytes) -> Job:
+    """A child's first line."""
+    return msgspec.json.decode(line, type=Job, dec_hook=lambda kind, value: kind(value))
+
+
 class Word(msgspec.Struct, omit_defaults=True):
     """Child to parent, one JSON line each: exactly one of them is set."""
 
@@ -109,7 +119,7 @@ class _Member:
         assert self.process is not None
         assert self.process.stdin is not None
         with contextlib.suppress(ConnectionError):
-            self.process.stdin.write(msgspec.json.encode(what) + b"\n")
+            self.process.stdin.write(_encode(what) + b"\n")
             await self.process.stdin.drain()
 
     async def wait(self) -> None:

@@ -81,7 +81,7 @@ class ProgressView:
         self._live: Live | None = None
         if out.isatty() if live is None else live:
             self._live = Live(
-                console=Console(file=out, highlight=False),
+                console=Console(file=out, highlight=False, force_terminal=live),
                 auto_refresh=False,
                 transient=True,
                 redirect_stdout=False,

@@ -29,6 +29,7 @@ from benchmarks.records import ClientHealth, RequestRecord
 LATE_S = 1.0
 """A request that is due before the end is still sent up to this late after it."""
 _EARLY_S = 1e-6
+_LEAST_SLEEP_S = 0.001
 _FIRST_PAUSE_S = 0.1
 _MOST_PAUSE_S = 2.0
 _MAX_HISTORY_TURNS = 1000
@@ -177,10 +178,12 @@ class Shard:
             await asyncio.sleep(0.01)
 
     async def _until(self, due_s: float) -> None:
-        # A timer may ring a moment early; a request may not.
+        # A timer may ring a moment early; a request may not leave early. Event loops count in
+        # milliseconds: less than one would be no sleep at all but a spin, on cores that the
+        # servers may need.
         wait_s = due_s - self._now()
         while wait_s > _EARLY_S:
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(max(wait_s, _LEAST_SLEEP_S))
             wait_s = due_s - self._now()
 
     async def _sleep_until(self, due_s: float, stop: asyncio.Event) -> None:

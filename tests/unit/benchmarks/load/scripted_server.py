@@ -71,9 +71,9 @@ class ScriptedServer:
     """Answers ``/v1/models``, ``/v1/completions`` and ``/v1/chat/completions``.
 
     ``fault`` is what happens to a request: None, ``http_503``, ``error_event``, ``cut`` (the
-    connection breaks after the first chunk), ``quiet_end`` (a proper end without a finish), ``hang``
-    (no answer), ``disconnect`` (closed before the status), ``json`` (200 with something else),
-    ``garbage``.
+    connection breaks after the first chunk), ``quiet_end`` (a proper end without a finish),
+    ``hang`` (no answer), ``disconnect`` (closed before the status), ``json`` (200 with something
+    else), ``garbage``.
     """
 
     def __init__(self) -> None:
@@ -122,8 +122,7 @@ class ScriptedServer:
         loop = asyncio.get_running_loop()
         if seconds > 0:
             await asyncio.sleep(seconds)
-        while (left := self.stalled_until_s - loop.time()) > 0:
-            await asyncio.sleep(left)
+        await asyncio.sleep(max(0.0, self.stalled_until_s - loop.time()))
 
     async def answer(
         self, connection: _Connection, path: str, headers: dict[str, str], body: dict[str, Any]

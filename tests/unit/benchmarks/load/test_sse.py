@@ -36,9 +36,9 @@ def test_fields_of_an_event() -> None:
 def test_endless_event() -> None:
     """An event without an end is refused before it fills the memory."""
     events = Events()
+    assert events.feed(b"x" * MAX_EVENT_BYTES) == []
     with pytest.raises(BadAnswer, match="more than"):
-        for _ in range(10):
-            events.feed(b"x" * (MAX_EVENT_BYTES // 8))
+        events.feed(b"x")
 
 
 @pytest.mark.parametrize(

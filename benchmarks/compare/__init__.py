@@ -1,0 +1,1 @@
+"""Comparisons: arms, measured block by block in turn, and what follows from the blocks."""

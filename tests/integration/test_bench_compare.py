@@ -1,0 +1,121 @@
+"""Whole comparisons, against mock servers with known delays: real HTTP, real child processes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from baton.errors import TargetError
+from benchmarks.compare.arms import parse_arms
+from benchmarks.compare.files import read_result
+from benchmarks.compare.result import CompareResult, Verdict
+from benchmarks.compare.runner import CompareOptions, Events, analyse_folder, compare
+from benchmarks.load import read_run
+from benchmarks.mock import Delay, Script, Shape, mock_process
+from benchmarks.plan import Slo
+from benchmarks.report import write_reports
+from benchmarks.workloads import Workload, load_workload
+
+WORKLOAD = """\
+apiVersion: baton/v1
+kind: Workload
+metadata: {name: test, description: Streams that keep a mock busy.}
+spec:
+  duration_s: 1.2
+  classes:
+    stream:
+      arrivals: {kind: closed, concurrency: 4}
+      prompt_tokens: 30
+      output_tokens: 10
+    open:
+      arrivals: {kind: poisson, rate: 20}
+      prompt_tokens: 60
+      output_tokens: 5
+"""
+
+SLOW = Script(ttft=Delay(0.02), itl=Delay(0.012, Shape.UNIFORM, 0.3))
+FAST = Script(ttft=Delay(0.02), itl=Delay(0.006, Shape.UNIFORM, 0.3))
+
+
+def workload(folder: Path) -> Workload:
+    file = folder / "test.yaml"
+    file.write_text(WORKLOAD)
+    return load_workload(file)
+
+
+def verdict(result: CompareResult, class_name: str, key: str) -> Verdict:
+    (found,) = [v for v in result.verdicts if (v.class_name, v.key) == (class_name, key)]
+    return found
+
+
+async def test_the_faster_server_wins_by_the_ratio_of_its_delays(tmp_path: Path) -> None:
+    """TPOT differs by two, with an interval that holds it; the equal first token is a tie."""
+    options = CompareOptions(pairs=6, warmup_s=0.2, slo=Slo(tpot_s=0.008))
+    async with mock_process(SLOW) as slow, mock_process(FAST) as fast:
+        arms = parse_arms([f"slow={slow.url}", f"fast={fast.url}"])
+        result = await compare(arms, workload(tmp_path), options, folder=tmp_path / "result")
+    assert result.complete
+    assert [block.arm for block in result.blocks[:4]] == ["slow", "fast", "fast", "slow"]
+    assert len({block.salt for block in result.blocks}) == 12
+    assert all(block.counted for block in result.blocks), result.problems
+    tpot = verdict(result, "stream", "tpot_p50")
+    assert tpot.outcome == "better"
+    assert tpot.low is not None
+    assert tpot.high is not None
+    assert tpot.low <= 0.5 <= tpot.high or tpot.ratio == pytest.approx(0.5, rel=0.03)
+    assert verdict(result, "open", "ttft_p50").outcome == "tie"
+    assert verdict(result, "all", "goodput_rps").outcome == "better"
+    assert "fast" in result.headline[0]
+    # The mock's own counters were scraped, and tell the same story.
+    assert {entry.arm for entry in result.agreements} == {"slow", "fast"}
+    assert all(entry.agrees for entry in result.agreements), result.agreements
+
+
+async def test_a_result_can_be_read_computed_and_reported_again(tmp_path: Path) -> None:
+    """Figures follow from the records on disk; too few pairs are said to be too few."""
+    folder = tmp_path / "result"
+    options = CompareOptions(pairs=2, warmup_s=0.0)
+    async with mock_process(FAST) as one:
+        arms = parse_arms([f"a={one.url}", f"b={one.url}"])
+        result = await compare(arms, workload(tmp_path), options, folder=folder)
+    again = analyse_folder(folder)
+    assert again.verdicts == result.verdicts
+    assert read_result(folder).metrics == result.metrics
+    assert {v.outcome for v in result.verdicts} == {"unknown"}
+    assert any(problem.code == "too_few" for problem in result.problems)
+    names = {path.name for path in write_reports(result, folder)}
+    assert names == {"report.html", "report.md", "report.svg"}
+    block = result.blocks[0]
+    assert read_run(folder / block.folder).records
+
+
+async def test_an_interrupted_comparison_keeps_what_it_has(tmp_path: Path) -> None:
+    """The stop in the second block: the first one stands, the second one does not count."""
+    stop = asyncio.Event()
+    events = Events(block=lambda number, _count, _block: stop.set() if number == 1 else None)
+    folder = tmp_path / "result"
+    async with mock_process(FAST) as one:
+        arms = parse_arms([f"a={one.url}", f"b={one.url}"])
+        result = await compare(
+            arms,
+            workload(tmp_path),
+            CompareOptions(pairs=5, warmup_s=0.0),
+            folder=folder,
+            events=events,
+            stop=stop,
+        )
+    assert not result.complete
+    assert result.problems[0].code == "interrupted"
+    assert 1 <= len(result.blocks) <= 2
+    assert read_run(folder / result.blocks[0].folder).meta.valid
+    assert not read_result(folder).complete
+    assert "interrupted" in (write_reports(result, folder)[1]).read_text().lower()
+
+
+async def test_an_endpoint_that_is_not_there_ends_it_at_once(tmp_path: Path) -> None:
+    """Before anything is measured, with the address."""
+    arms = parse_arms(["a=http://127.0.0.1:9", "b=http://127.0.0.1:9"])
+    with pytest.raises(TargetError, match=r"127\.0\.0\.1:9"):
+        await compare(arms, workload(tmp_path), CompareOptions(), folder=tmp_path / "result")
