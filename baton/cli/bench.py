@@ -210,7 +210,7 @@ def compare_command(
     pairs: Annotated[
         int,
         typer.Option(
-            min=1, max=1000, help="Repetitions of each arm; 5 are the least for a verdict, 8 find more."
+            min=1, max=1000, help="Repetitions; 5 are the least for a verdict, 8 find more."
         ),
     ] = 8,
     levels: Annotated[

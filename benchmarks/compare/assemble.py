@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.compare.analysis import analyse
 from benchmarks.compare.result import CompareResult
-from benchmarks.engine_side import agreements, stages
+from benchmarks.engine_side import agreements, combined_figures, stages
 from benchmarks.records import Problem, Run
 
 Runs = Mapping[tuple[str, float, int], Run]
@@ -24,6 +24,7 @@ def assemble(result: CompareResult, runs: Runs) -> None:
         for arm in result.arms
     }
     result.agreements = [entry for name, mine in by_arm.items() for entry in agreements(name, mine)]
+    result.servers = {name: combined_figures(mine) for name, mine in by_arm.items()}
     analysis = analyse(
         result.arms,
         result.blocks,

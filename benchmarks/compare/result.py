@@ -164,7 +164,9 @@ class CompareResult(msgspec.Struct, kw_only=True):
     """A whole comparison.
 
     ``badge`` is ``real``: engines answered. ``headline`` is one to three plain sentences, the
-    first thing that a person reads. ``command`` repeats the comparison.
+    first thing that a person reads. ``command`` repeats the comparison. ``servers`` is what each
+    arm's router and engines said of themselves over its counted blocks, by arm and server; keys
+    as in ``engine_side.server_figures``.
     """
 
     format: str = COMPARE_FORMAT
@@ -185,6 +187,7 @@ class CompareResult(msgspec.Struct, kw_only=True):
     metrics: list[Metric] = []
     verdicts: list[Verdict] = []
     series: list[Series] = []
+    servers: dict[str, dict[str, dict[str, float]]] = {}
     agreements: list[Agreement] = []
     problems: list[Problem] = []
     config_differences: list[dict[str, Any]] = []

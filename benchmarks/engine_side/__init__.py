@@ -5,6 +5,7 @@ from benchmarks.engine_side.changes import Changes, changes, interruptions
 from benchmarks.engine_side.pages import KEPT, parse_page
 from benchmarks.engine_side.scraper import Scraper, page_of
 from benchmarks.engine_side.summary import (
+    combined_figures,
     lost_handoffs,
     server_figures,
     stages,
@@ -17,6 +18,7 @@ __all__ = [
     "Scraper",
     "agreements",
     "changes",
+    "combined_figures",
     "interruptions",
     "lost_handoffs",
     "page_of",

@@ -35,6 +35,8 @@ _SLACK_SHARE = 0.02
 _TEMPLATE_TOKENS = 64
 """Per request; what a chat template puts in front of every prompt, the same each time."""
 
+_MEANS = ("_s", "_share")
+
 
 def answering(servers: Iterable[Changes]) -> list[Changes]:
     """Those whose answers clients get: decode and standard workers."""
@@ -131,6 +133,29 @@ def server_figures(scrapes: Iterable[Scrape]) -> dict[str, dict[str, float]]:
     for server in changes(scrapes):
         figures = _router(server) if server.role == ROUTER else _engine(server)
         found[server.source] = {key: value for key, value in figures.items() if value is not None}
+    return found
+
+
+def combined_figures(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
+    """``server_figures`` of several runs of the same servers, put together: counts are summed,
+    peaks are the highest, means and shares are weighted by the requests of their run."""
+    found: dict[str, dict[str, float]] = {}
+    weights: dict[tuple[str, str], float] = {}
+    for run in runs:
+        for source, figures in server_figures(run.scrapes).items():
+            mine = found.setdefault(source, {})
+            requests = figures.get("requests", 0.0)
+            for key, value in figures.items():
+                if key.endswith("_max"):
+                    mine[key] = max(mine.get(key, value), value)
+                elif key.endswith(_MEANS) and key != "nixl_s":
+                    before = weights.get((source, key), 0.0)
+                    weights[source, key] = before + requests
+                    if requests > 0:
+                        mean = mine.get(key, 0.0) * before + value * requests
+                        mine[key] = mean / (before + requests)
+                else:
+                    mine[key] = mine.get(key, 0.0) + value
     return found
 
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.compare.result import Block, CompareResult
-from benchmarks.report.names import DASH, Kind, digits, kind_text
+from benchmarks.report.names import (
+    DASH,
+    SERVER_FIGURES,
+    Kind,
+    digits,
+    kind_text,
+    server_cells,
+    server_columns,
+)
 from benchmarks.report.words import took, when, workload_name
 
 
@@ -150,6 +158,18 @@ def agreement_rows(result: CompareResult) -> list[tuple[str, str, str, str, bool
         )
         for a in result.agreements
     ]
+
+
+def server_table(result: CompareResult) -> tuple[list[str], list[tuple[str, str, list[str]]]]:
+    """What the servers say of themselves: titles of the figures, and (arm, server, figures)."""
+    everyone = [
+        (arm.name, source, figures)
+        for arm in result.arms
+        for source, figures in result.servers.get(arm.name, {}).items()
+    ]
+    columns = server_columns(figures for _, _, figures in everyone)
+    rows = [(arm, source, server_cells(figures, columns)) for arm, source, figures in everyone]
+    return [SERVER_FIGURES[key].label for key in columns], rows
 
 
 # Label, meaning, where it stands in a block's summary, kind, which of the blocks is the worst.

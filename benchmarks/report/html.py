@@ -36,6 +36,7 @@ def render_html(result: CompareResult) -> str:
         worst=evidence.worst_rows(result),
         blocks=evidence.block_rows(result),
         agreements=evidence.agreement_rows(result),
+        servers=evidence.server_table(result),
         facts=evidence.fact_rows(result),
         arm_rows=evidence.arm_rows(result),
         slos=evidence.slo_rows(result),

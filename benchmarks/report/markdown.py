@@ -85,6 +85,11 @@ def _validity(result: CompareResult) -> list[str]:
         for row in left_out
     ]
     lines += [""] if left_out else []
+    titles, servers = evidence.server_table(result)
+    if servers:
+        rows = [[arm, source, *cells] for arm, source, cells in servers]
+        head = ["Arm", "Server says", *titles]
+        lines += _table(head, rows, right=range(2, len(head)))
     disagree = [row for row in evidence.agreement_rows(result) if not row[4]]
     lines += [
         f"- {_text(arm)}, {_text(what)}: client {client}, server {server}"

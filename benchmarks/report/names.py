@@ -7,6 +7,7 @@ word and a symbol. It refuses to compute: a figure that is not there is written 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -227,3 +228,33 @@ def _percent(ratio: float) -> str:
     if float(text.replace(",", "")) == 0:
         return "0 %"
     return f"{'+' if change > 0 else '−'}{text} %"  # noqa: RUF001 - a minus sign is meant
+
+
+SERVER_FIGURES: dict[str, Figure] = {
+    "requests": Figure("requests", Kind.PLAIN),
+    "handoffs": Figure("handoffs", Kind.PLAIN),
+    "ttft_s": Figure("mean TTFT", Kind.SECONDS),
+    "queue_s": Figure("mean queue", Kind.SECONDS),
+    "prefill_s": Figure("mean prefill", Kind.SECONDS),
+    "prefill_leg_s": Figure("mean prefill leg", Kind.SECONDS),
+    "step_s": Figure("mean step", Kind.SECONDS),
+    "waiting_max": Figure("most waiting", Kind.PLAIN),
+    "kv_usage_max": Figure("KV cache, at most", Kind.SHARE),
+    "prefix_hit_share": Figure("prefix hits", Kind.SHARE),
+    "preemptions": Figure("preemptions", Kind.PLAIN),
+    "nixl_transfers": Figure("KV transfers", Kind.PLAIN),
+    "nixl_bytes": Figure("bytes moved", Kind.PLAIN),
+    "nixl_s": Figure("seconds moving", Kind.SECONDS),
+}
+"""What is shown of ``engine_side.server_figures``, in this order."""
+
+
+def server_columns(servers: Iterable[Mapping[str, float]]) -> list[str]:
+    """The figures that at least one server has."""
+    known = {key for figures in servers for key in figures}
+    return [key for key in SERVER_FIGURES if key in known]
+
+
+def server_cells(figures: Mapping[str, float], columns: Sequence[str]) -> list[str]:
+    """A server's figures as text."""
+    return [kind_text(SERVER_FIGURES[key].kind, figures.get(key)) for key in columns]

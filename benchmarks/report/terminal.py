@@ -14,10 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.compare.result import CompareResult
+from benchmarks.engine_side import agreements, server_figures
 from benchmarks.metrics import LATENCIES, PERCENTILES, enough
 from benchmarks.records import Problem, Run
 from benchmarks.report import words
-from benchmarks.report.names import DASH, Kind, figure, kind_text
+from benchmarks.report.names import (
+    DASH,
+    SERVER_FIGURES,
+    Kind,
+    figure,
+    kind_text,
+    server_cells,
+    server_columns,
+)
 from benchmarks.report.verdict_rows import arm_verdicts
 
 _STYLES = {"better": "green", "worse": "red", "tie": "dim", "unknown": "dim yellow"}
@@ -87,6 +96,7 @@ def show_run(run: Run, summary: Mapping[str, Any], console: Console) -> None:
         figures = summary.get(name)
         if isinstance(figures, Mapping):
             _class(words.class_title(name, 0, ()), figures, console)
+    _servers(run, console)
     if not meta.complete:
         console.print(_text("The run was interrupted.", "bold red"))
     elif not meta.valid:
@@ -122,6 +132,26 @@ def _class(title: str, figures: Mapping[str, Any], console: Console) -> None:
     if isinstance(reasons, Mapping) and reasons:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         console.print(_text(f"Errors: {listed}", "red"))
+
+
+def _servers(run: Run, console: Console) -> None:
+    """What the servers say of themselves, and whether they agree."""
+    known = server_figures(run.scrapes)
+    columns = server_columns(known.values())
+    if not columns:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(_text("servers", "bold"))
+    for key in columns:
+        table.add_column(_text(SERVER_FIGURES[key].label), justify="right")
+    for source, figures in known.items():
+        table.add_row(_text(source), *map(_text, server_cells(figures, columns)))
+    console.print()
+    console.print(table)
+    for entry in agreements("", [run]):
+        word = "as the client" if entry.agrees else f"the client says {entry.client:g}"
+        line = f"{entry.what}: {entry.server:g} {entry.unit}".rstrip()
+        console.print(_text(f"{line}, {word}", "dim" if entry.agrees else "yellow"))
 
 
 def _statistic(name: str, value: float | None, samples: int) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.engine_side import (
+    combined_figures,
     lost_handoffs,
     server_figures,
     stages,
@@ -162,3 +163,16 @@ def test_failed_transfers_are_noted_and_late_ones_fatal() -> None:
     assert not noted.fatal
     assert fatal is not None
     assert fatal.fatal
+
+
+def test_figures_of_several_runs_are_put_together_by_what_they_are() -> None:
+    """Counts are summed, peaks are the highest, means are weighted by their run's requests."""
+    first = before_after("s", "standard", engine(10, prompt=100, queue_s=0.3, prefill_s=0.5))
+    second = before_after("s", "standard", engine(30, prompt=100, queue_s=0.7, prefill_s=0.5))
+    found = combined_figures([run([], first), run([], second), run([])])
+    assert set(found) == {"s"}
+    assert found["s"]["requests"] == 40
+    assert found["s"]["queue_s"] == pytest.approx(0.6)
+    assert found["s"]["prefill_s"] == pytest.approx(0.5)
+    peaks = [server_figures(scrapes)["s"]["running_max"] for scrapes in (first, second)]
+    assert found["s"]["running_max"] == max(peaks)

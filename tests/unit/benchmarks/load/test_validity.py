@@ -42,14 +42,18 @@ def test_sound_run() -> None:
 def test_lag() -> None:
     """Late sends make a run invalid: over 10 ms, and over 5 % of the median TTFT."""
     late = ClientHealth(lag_p99_s=0.011)
-    assert codes(HUNDRED, evenly(100), late) == [("client_lagged", True)]
+    three = [answered(n, sent_s=n * 0.01 + 0.011) for n in range(3)] + HUNDRED[3:]
+    assert codes(three, evenly(100), late) == [("client_lagged", True)]
+    assert codes(three[2:], evenly(98), late) == [("client_lagged", False)]
     slow = [answered(n, first_content_s=n * 0.01 + 1.0, end_s=n * 0.01 + 2.0) for n in range(100)]
     assert codes(slow, evenly(100), late) == []
 
 
 def test_stalls_and_cpu() -> None:
     """A stalled loop reads answers late; a busy process is worth a word."""
-    assert codes(HUNDRED, evenly(100), ClientHealth(stall_p99_s=0.012)) == [("client_lagged", True)]
+    for most_s, fatal in ((0.02, True), (0.012, False)):
+        stalled = ClientHealth(stall_p99_s=0.012, stall_max_s=most_s)
+        assert codes(HUNDRED, evenly(100), stalled) == [("client_lagged", fatal)]
     assert codes(HUNDRED, evenly(100), ClientHealth(cpu_share=0.9)) == [("client_lagged", False)]
 
 
