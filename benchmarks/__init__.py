@@ -1,5 +1,8 @@
-"""Benchmarks: workloads, load generation and comparisons of profiles. Nothing here yet.
+"""Benchmarks: workloads, load generation, and comparisons of profiles on real engines.
 
-The package stands so that its place in the layers is checked from the first line on: it may use
-``router.policy`` and nothing else of the router.
+What runs what: ``workloads`` makes a plan, ``load`` sends it to a target and writes records,
+``engine_side`` watches the servers meanwhile, ``metrics`` and ``stats`` turn records into figures,
+``compare`` measures several arms in turn and ``report`` shows what was found. ``mock`` and
+``calibrate`` check the instrument itself. The package uses ``router.policy`` and nothing else of
+the router: it measures over HTTP, like any client.
 """

@@ -24,7 +24,7 @@ import msgspec
 
 import baton
 from baton.errors import SettingsError
-from benchmarks.compare.result import COMPARE_FORMAT, CompareResult
+from benchmarks.comparison import COMPARE_FORMAT, CompareResult
 from benchmarks.records import RUN_FORMAT, RunMeta
 
 COMPARE_FILE = "compare.json"

@@ -16,8 +16,7 @@ from rich.text import Text
 
 from baton.cli.console import print_table
 from baton.errors import SettingsError, WorkloadError
-from benchmarks.compare.files import RESULT, read_result
-from benchmarks.compare.runner import analyse_folder
+from benchmarks.compare import RESULT, analyse_folder, read_result
 from benchmarks.export import write_inference_perf
 from benchmarks.history import entries, find
 from benchmarks.load import read_run, write_parquet

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +16,23 @@ from rich.console import Console
 
 from baton.cli.bench_model import RANDOM_100M, benchmark_model
 from baton.cli.signals import StopSignals
+from baton.engine import Device, detect_device
 from baton.errors import SettingsError
 from benchmarks.calibrate import calibrate
-from benchmarks.compare.arms import ArmSpec, parse_arms, parse_slo
-from benchmarks.compare.result import Block, CompareResult
-from benchmarks.compare.runner import Between, CompareOptions, Events, check_options, compare
+from benchmarks.compare import (
+    ArmSpec,
+    Between,
+    CompareOptions,
+    Events,
+    check_options,
+    compare,
+    parse_arms,
+    parse_slo,
+)
+from benchmarks.comparison import Block, CompareResult
 from benchmarks.engine_side import Scraper
 from benchmarks.history import new_id, results_folder
-from benchmarks.load import ProgressView, run, sweep, write_parquet
+from benchmarks.load import ProgressView, new_loop, run, sweep, write_parquet
 from benchmarks.metrics import summarise
 from benchmarks.records import Run
 from benchmarks.report import show, show_run, write_reports
@@ -281,14 +290,10 @@ def _with_model(options: CompareOptions, folder: Path) -> CompareOptions:
     tokenizer = options.tokenizer
     if tokenizer is None and (folder / "tokenizer.json").is_file():
         tokenizer = folder / "tokenizer.json"
-    from dataclasses import replace
-
     return replace(options, model=str(folder), tokenizer=tokenizer)
 
 
 def _has_gpu() -> bool:
-    from baton.engine import Device, detect_device
-
     return detect_device() is not Device.CPU
 
 
@@ -326,4 +331,5 @@ def _interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T
             except asyncio.CancelledError:
                 raise SettingsError("stopped at once; what was measured is in its folder") from None
 
-    return asyncio.run(main())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main())

@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.compare.analysis_headline import headline
 from benchmarks.compare.analysis_pool import MAX_RATE, Pool, Runs, max_rates
-from benchmarks.compare.result import Arm, Block, Estimate, Metric, Series, Verdict
 from benchmarks.compare.series import Stages, all_series
 from benchmarks.compare.verdicts import ALL_LEVELS, Primary, judge
+from benchmarks.comparison import Arm, Block, Estimate, Metric, Series, Verdict
 from benchmarks.metrics import ALL
 from benchmarks.plan import Slo
 from benchmarks.records import Problem

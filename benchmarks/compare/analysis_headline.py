@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 from benchmarks.compare.analysis_pool import MAX_RATE, PRICES, Pool
-from benchmarks.compare.result import Verdict
 from benchmarks.compare.verdicts import ALL_LEVELS, ERRORS_TOLERATED
+from benchmarks.comparison import Verdict
 from benchmarks.metrics import ALL, latency_key
 from benchmarks.stats import MIN_PAIRS
 

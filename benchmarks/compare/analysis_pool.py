@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.compare.result import Arm, Estimate
+from benchmarks.comparison import Arm, Estimate
 from benchmarks.metrics import ALL, LATENCIES, PERCENTILES, Parts, enough, latency_key, parts
 from benchmarks.plan import Slo
 from benchmarks.records import Run

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baton.errors import SettingsError
-from benchmarks.compare.result import Accelerators, Arm
+from benchmarks.comparison import Accelerators, Arm
 from benchmarks.plan import Slo
 from profiles import ServingProfile, resolve_profile
 

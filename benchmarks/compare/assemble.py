@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.compare.analysis import analyse
-from benchmarks.compare.result import CompareResult
+from benchmarks.comparison import CompareResult
 from benchmarks.engine_side import agreements, combined_figures, stages
 from benchmarks.records import Problem, Run
 

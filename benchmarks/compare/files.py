@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from baton.errors import SettingsError
-from benchmarks.compare.result import COMPARE_FORMAT, CompareResult
+from benchmarks.comparison import COMPARE_FORMAT, CompareResult
 
 RESULT = "compare.json"
 

@@ -22,8 +22,8 @@ from baton.errors import BatonError, SettingsError
 from benchmarks.compare.arms import ArmSpec, block_order, block_salt, profile_slo
 from benchmarks.compare.assemble import assemble
 from benchmarks.compare.files import read_result, write_result
-from benchmarks.compare.result import Arm, Block, CompareResult
 from benchmarks.compare.stacks import Stack, StackSettings
+from benchmarks.comparison import Arm, Block, CompareResult
 from benchmarks.engine_side import Scraper
 from benchmarks.history import environment
 from benchmarks.load import Progress, read_run, resolve, run

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks.compare.analysis_pool import Pool, Runs
-from benchmarks.compare.result import Metric, Series
+from benchmarks.comparison import Metric, Series
 from benchmarks.metrics import ALL, FloatArray
 from benchmarks.records import Run, Scrape
 

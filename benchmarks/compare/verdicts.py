@@ -29,7 +29,7 @@ from benchmarks.compare.analysis_pool import (
     max_rates,
     turned,
 )
-from benchmarks.compare.result import Verdict
+from benchmarks.comparison import Verdict
 from benchmarks.metrics import ALL, latency_key
 from benchmarks.stats import MIN_PAIRS, Contrast, bonferroni, contrast, decide, pooled_ratio
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.compare.result import Agreement
+from benchmarks.comparison import Agreement
 from benchmarks.engine_side.changes import ROUTER, Changes, changes
 from benchmarks.engine_side.summary import answering, prefilling, total
 from benchmarks.records import RequestRecord, Run

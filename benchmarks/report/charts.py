@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from benchmarks.compare.result import CompareResult, Series
+from benchmarks.comparison import CompareResult, Series
 from benchmarks.report import plot
 from benchmarks.report.names import Kind, kind_text
 from benchmarks.report.palette import INK, stage_colour, stage_variable

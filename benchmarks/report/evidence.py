@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compare.result import Block, CompareResult
+from benchmarks.comparison import Block, CompareResult
 from benchmarks.report.names import (
     DASH,
     SERVER_FIGURES,
@@ -57,7 +57,9 @@ def worst_rows(result: CompareResult) -> list[tuple[str, str, list[str]]]:
             values = [
                 value
                 for block in result.blocks
-                if block.arm == arm.name and (value := _dig(block.summary, path)) is not None
+                if block.arm == arm.name
+                and not any(problem.code == "interrupted" for problem in block.problems)
+                and (value := _dig(block.summary, path)) is not None
             ]
             known = known or bool(values)
             cells.append(kind_text(kind, pick(values)) if values else DASH)

@@ -13,7 +13,7 @@ from functools import cache
 import jinja2
 from markupsafe import Markup
 
-from benchmarks.compare.result import CompareResult
+from benchmarks.comparison import CompareResult
 from benchmarks.report import evidence, verdict_rows, words
 from benchmarks.report.charts import Group, chart_groups
 from benchmarks.report.palette import arm_dashes, arm_variable, css_variables

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from benchmarks.compare.result import CompareResult
+from benchmarks.comparison import CompareResult
 from benchmarks.report import evidence, verdict_rows, words
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~])")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from benchmarks.compare.result import Verdict
+from benchmarks.comparison import Verdict
 
 DASH = "\u2013"
 

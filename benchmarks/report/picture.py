@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.compare.result import CompareResult, Series, Verdict
+from benchmarks.comparison import CompareResult, Series, Verdict
 from benchmarks.report import plot
 from benchmarks.report.names import change_text, figure, outcome_symbol
 from benchmarks.report.palette import (

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from benchmarks.compare.result import Series
+from benchmarks.comparison import Series
 from benchmarks.report.palette import MUTED, PAPER, SLO, arm_colour, arm_dashes, arm_marker
 
 SIZE = (5.6, 3.5)

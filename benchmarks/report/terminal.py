@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.compare.result import CompareResult
+from benchmarks.comparison import CompareResult
 from benchmarks.engine_side import agreements, server_figures
 from benchmarks.metrics import LATENCIES, PERCENTILES, enough
 from benchmarks.records import Problem, Run

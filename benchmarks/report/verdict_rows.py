@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.compare.result import CompareResult, Estimate, Metric, Verdict
+from benchmarks.comparison import CompareResult, Estimate, Metric, Verdict
 from benchmarks.report.names import (
     DASH,
     change_text,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.compare.result import CompareResult, Metric, Series, Verdict
+from benchmarks.comparison import CompareResult, Metric, Series, Verdict
 from benchmarks.report.names import DEFINITIONS, figure
 
 

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from baton.errors import TargetError
-from benchmarks.compare.arms import parse_arms
-from benchmarks.compare.files import read_result
-from benchmarks.compare.result import CompareResult, Verdict
-from benchmarks.compare.runner import CompareOptions, Events, analyse_folder, compare
+from benchmarks.compare import (
+    CompareOptions,
+    Events,
+    analyse_folder,
+    compare,
+    parse_arms,
+    read_result,
+)
+from benchmarks.comparison import CompareResult, Verdict
 from benchmarks.load import read_run
 from benchmarks.mock import Delay, Script, Shape, mock_process
 from benchmarks.plan import Slo
@@ -52,14 +57,15 @@ def verdict(result: CompareResult, class_name: str, key: str) -> Verdict:
 
 async def test_the_faster_server_wins_by_the_ratio_of_its_delays(tmp_path: Path) -> None:
     """TPOT differs by two, with an interval that holds it; the equal first token is a tie."""
-    options = CompareOptions(pairs=6, warmup_s=0.2, slo=Slo(tpot_s=0.008))
+    options = CompareOptions(pairs=8, warmup_s=0.2, slo=Slo(tpot_s=0.008))
     async with mock_process(SLOW) as slow, mock_process(FAST) as fast:
         arms = parse_arms([f"slow={slow.url}", f"fast={fast.url}"])
         result = await compare(arms, workload(tmp_path), options, folder=tmp_path / "result")
     assert result.complete
     assert [block.arm for block in result.blocks[:4]] == ["slow", "fast", "fast", "slow"]
-    assert len({block.salt for block in result.blocks}) == 12
-    assert all(block.counted for block in result.blocks), result.problems
+    assert len({block.salt for block in result.blocks}) == 16
+    # A busy machine may cost a pair or two; verdicts need five.
+    assert sum(block.counted for block in result.blocks) >= 10, result.problems
     tpot = verdict(result, "stream", "tpot_p50")
     assert tpot.outcome == "better"
     assert tpot.low is not None

@@ -74,6 +74,8 @@ def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
     assert "profiles/builtin/disaggregated.yaml" in names
     assert any(name.startswith("training/demo/corpus/") for name in names)
+    assert "benchmarks/workloads/builtin/short-and-long.yaml" in names
+    assert "benchmarks/report/templates/report.html.j2" in names
 
 
 def test_the_router_alone_needs_no_engine(python: Path) -> None:
@@ -91,6 +93,20 @@ def test_the_commands_run_outside_the_checkout(python: Path) -> None:
     assert "disaggregated" in run(python.parent / "baton", "profile", "list", cwd=cwd)
     assert "--profile" in run(python, "-m", "router", "--help", cwd=cwd)
     assert "--registry" in run(python, "-m", "prefill", "--help", cwd=cwd)
+
+
+def test_benchmarks_without_their_extra_say_what_to_install(python: Path) -> None:
+    """One line with the command, no traceback."""
+    done = subprocess.run(
+        [python.parent / "baton", "bench", "run", "http://127.0.0.1:9"],
+        cwd=python.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "baton-serving[benchmarks]" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_router_from_the_wheel_serves(python: Path, tmp_path: Path) -> None:

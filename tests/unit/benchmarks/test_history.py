@@ -13,7 +13,7 @@ import pytest
 
 import baton
 from baton.errors import SettingsError
-from benchmarks.compare.result import Arm, CompareResult
+from benchmarks.comparison import Arm, CompareResult
 from benchmarks.history import add, entries, environment, find, new_id, results_folder
 from benchmarks.records import Problem, RunMeta
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.compare import series, verdicts
 from benchmarks.compare.analysis import Analysis, analyse
-from benchmarks.compare.result import Accelerators, Arm, Block, Metric, Series, Verdict
+from benchmarks.comparison import Accelerators, Arm, Block, Metric, Series, Verdict
 from benchmarks.plan import Slo
 from benchmarks.records import Problem, RequestRecord, Run, RunMeta, Scrape
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.compare.result import CompareResult
+from benchmarks.comparison import CompareResult
 from benchmarks.report import render_html
 from tests.unit.benchmarks.report import sample
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare.result import (
+from benchmarks.comparison import (
     Accelerators,
     Agreement,
     Arm,

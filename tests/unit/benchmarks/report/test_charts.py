@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import matplotlib as mpl
 import pytest
 
-from benchmarks.compare.result import CompareResult, Series
+from benchmarks.comparison import CompareResult, Series
 from benchmarks.report.charts import Chart, Group, chart_groups
 from benchmarks.report.palette import ALL
 from benchmarks.report.plot import thinned

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.compare.result import CompareResult
+from benchmarks.comparison import CompareResult
 from benchmarks.metrics import summarise
 from benchmarks.plan import Slo
 from benchmarks.records import Problem, RequestRecord, Run, RunMeta
