@@ -12,9 +12,10 @@ import contextlib
 import enum
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -82,6 +83,10 @@ class Events:
     say: Callable[[str], None] = lambda _: None
     block: Callable[[int, int, Block], None] = lambda _number, _count, _block: None
     progress: Callable[[Progress], None] = lambda _: None
+
+
+class _Stopped(Exception):
+    """Somebody wanted the comparison to end while something was being started."""
 
 
 @dataclass(slots=True)
@@ -163,7 +168,7 @@ class _Comparison:
             stack = self.stacks[spec.name] = Stack(spec, home, settings, self.events.say)
         if spec.name not in self.resident:
             self.events.say(f"starting {spec.name}")
-            await stack.start()
+            await self._unless_stopped(stack.start())
             self.resident.add(spec.name)
         elif self.options.between is Between.PARKED:
             await stack.resume()
@@ -175,6 +180,20 @@ class _Comparison:
             elif self.options.between is Between.STOPPED:
                 self.resident.discard(spec.name)
                 await stack.stop()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does ``work``, which may take minutes; a wish to stop ends it."""
+        doing = asyncio.create_task(work)
+        stopping = asyncio.create_task(self.stop.wait())
+        try:
+            await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise _Stopped
+            doing.result()
+        finally:
+            for task in (doing, stopping):
+                task.cancel()
+            await asyncio.gather(doing, stopping, return_exceptions=True)
 
     async def _target(self, spec: ArmSpec, url: str, token: str | None) -> Target:
         options = self.options
@@ -246,6 +265,8 @@ async def compare(
         workload={
             **workload.model_dump(mode="json", by_alias=True),
             "version": plans[0].version,
+            "seed": plans[0].seed,
+            "duration_s": plans[0].duration_s,
             "trace_sha256": plans[0].trace_sha256,
             "dropped": dict(plans[0].dropped),
         },
@@ -261,7 +282,8 @@ async def compare(
         specs, workload, options, folder, events or Events(), stop or asyncio.Event(), result
     )
     try:
-        await work.measure()
+        with contextlib.suppress(_Stopped):
+            await work.measure()
         result.complete = not work.stop.is_set()
     except BatonError as error:
         # With blocks on disk the error is part of the result; without, it is all there is.

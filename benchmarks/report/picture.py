@@ -37,6 +37,7 @@ MAX_LANES = 14
 """Verdicts in the picture, rows times arms; more cannot be read at 800 pixels."""
 
 WIDTH = 800 / 72
+_TITLE_LINES = 4
 _SPANS = {"verdicts": (0.2, 0.34), "itl": (0.705, 0.275)}
 _FONT = "system-ui,-apple-system,Segoe UI,Roboto,Helvetica,Arial,sans-serif"
 
@@ -57,7 +58,7 @@ def render_picture(result: CompareResult, kind: str = "summary") -> str:
     lines = _itl_lines(result)
     panels = [name for name in KINDS[1:] if kind in ("summary", name)]
     headline = (result.headline or ["No verdict: too little was measured"])[0]
-    title = textwrap.wrap(headline, 78)[:3]
+    title = _title(headline)
     lanes = max(1, len(result.arms) - 1)
     body = max(2.6, len(rows) * (0.16 + 0.2 * lanes)) if "verdicts" in panels else 2.8
     above, below = (0.75 if lanes == 1 else 0.98) + 0.3 * len(title), 0.95
@@ -223,6 +224,14 @@ def _ratio_tick(value: float) -> str:
     if value in (0.8, 1.25):
         return f"{value:g}x"
     return f"1/{1 / value:g}" if value < 1 else f"{value:g}x"
+
+
+def _title(headline: str) -> list[str]:
+    """The headline in four lines at most; whole clauses are left out, never half of one."""
+    clauses = headline.rstrip(".").split(", ")
+    while len(lines := textwrap.wrap(", ".join(clauses), 78)) > _TITLE_LINES and len(clauses) > 1:
+        clauses.pop()
+    return lines[:_TITLE_LINES]
 
 
 def _wrapped(label: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.errors import TargetError
+from baton.errors import EngineStartError, TargetError
 from benchmarks.compare import (
     CompareOptions,
     Events,
@@ -125,3 +125,27 @@ async def test_an_endpoint_that_is_not_there_ends_it_at_once(tmp_path: Path) -> 
     arms = parse_arms(["a=http://127.0.0.1:9", "b=http://127.0.0.1:9"])
     with pytest.raises(TargetError, match=r"127\.0\.0\.1:9"):
         await compare(arms, workload(tmp_path), CompareOptions(), folder=tmp_path / "result")
+
+
+async def test_a_stop_while_profiles_start_ends_soon_and_says_so(tmp_path: Path) -> None:
+    """Nothing was measured: no verdict, a report all the same, nothing left running."""
+    stop = asyncio.Event()
+    options = CompareOptions(pairs=5, model=str(tmp_path), start_timeout_s=60)
+    asyncio.get_running_loop().call_later(0.5, stop.set)
+    arms = parse_arms(["cpu-standard", "cpu-disaggregated"])
+    async with asyncio.timeout(30):
+        result = await compare(
+            arms, workload(tmp_path), options, folder=tmp_path / "result", stop=stop
+        )
+    assert not result.complete
+    assert result.blocks == []
+    assert result.problems[0].code == "interrupted"
+    assert write_reports(result, tmp_path / "result")
+
+
+async def test_a_profile_that_cannot_start_ends_it_with_its_words(tmp_path: Path) -> None:
+    """An empty folder is no model: the error of `baton up`, and where its logs are."""
+    options = CompareOptions(model=str(tmp_path), start_timeout_s=60)
+    arms = parse_arms(["cpu-standard", "cpu-disaggregated"])
+    with pytest.raises(EngineStartError, match=r"cpu-standard ended with status 2(.|\n)*config"):
+        await compare(arms, workload(tmp_path), options, folder=tmp_path / "result")

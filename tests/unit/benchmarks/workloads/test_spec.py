@@ -208,8 +208,10 @@ def test_the_main_comparison_is_what_it_says() -> None:
     """short-and-long: four lanes, and a long prompt every 4.1 s."""
     plan = build_plan(load_workload("short-and-long"))
     assert [lane.class_name for lane in plan.lanes] == ["short"] * 4
-    first = plan.lanes[0].draw(0)
-    assert (first.prompt_tokens, first.output_tokens) == (100, 80)
+    drawn = [lane.draw(k) for lane in plan.lanes for k in range(20)]
+    assert all(60 <= request.prompt_tokens <= 140 for request in drawn)
+    assert all(40 <= (request.output_tokens or 0) <= 120 for request in drawn)
+    assert len({request.output_tokens for request in drawn}) > 30
     times = [request.at_s or 0.0 for request in plan.requests]
     assert len(times) == 15
     assert times[1] - times[0] == pytest.approx(4.1, abs=0.001)
