@@ -88,7 +88,9 @@ def test_long_prompts_were_handed_over_in_one_of_them_only(
     assert {record.path for record in split.records if record.class_name == "short"} == {"local"}
     servers = found["servers"]["cpu-disaggregated"]
     long = sum(record.class_name == "long" for record in split.records)
-    assert servers["decode-1"]["nixl_transfers"] == long
+    assert servers["router"]["handoffs"] == long
+    # The engine tells of a transfer with its next step, which the last one may not have had.
+    assert long - 1 <= servers["decode-1"]["nixl_transfers"] <= long
     assert servers["decode-1"]["nixl_bytes"] > 0
 
 

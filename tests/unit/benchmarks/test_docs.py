@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from benchmarks.compare import read_result
 from benchmarks.workloads import build_plan, load_workload
+from profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = ROOT / "docs" / "benchmarking.md"
@@ -32,3 +34,24 @@ def test_the_guide_names_every_command() -> None:
     assert names == {"run", "compare", "calibrate", "show", "report", "history", "export"}
     for name in names:
         assert f"baton bench {name}" in text
+
+
+def test_the_published_comparisons_can_be_read_and_hold_no_folder_of_a_machine() -> None:
+    """Each has its reports; figures and commands, but no paths of where they were made."""
+    folders = sorted(path.parent for path in (ROOT / "docs" / "benchmarks").glob("*/compare.json"))
+    assert len(folders) >= 2
+    for folder in folders:
+        result = read_result(folder)
+        assert result.complete
+        assert sum(block.counted for block in result.blocks) >= 5 * len(result.arms)
+        for name in ("report.html", "report.md", "report.svg", "compare.json"):
+            text = (folder / name).read_text()
+            assert not re.search(r"(?<![\w.])/(tmp|home|root|work|var)/", text), (folder, name)
+        assert f"]({folder.name}/report.md)" in (folder.parent / "README.md").read_text()
+
+
+def test_the_profile_of_a_published_comparison_is_sound() -> None:
+    """It can be started as it stands."""
+    profile = load_profile(ROOT / "docs" / "benchmarks" / "threshold-64.yaml")
+    assert profile.spec.classify is not None
+    assert profile.spec.classify.threshold_tokens == 64
