@@ -1,10 +1,14 @@
-"""vLLM's NIXL connector with a progress thread that sleeps.
+"""vLLM's NIXL connector with a progress thread that sleeps, and without a pinned engine.
 
 The only module of Baton that touches NIXL inside an engine. NIXL's Python API starts its progress
 thread with a delay of zero, so that it spins on a whole core; on a machine where the engine needs
 that core, transfers get slower for it. vLLM has no setting for the delay, so this subclass swaps
 the factory of agent settings while the parent builds its agent. On the wire nothing changes: it
 hands over to and from the stock connector.
+
+On CPU, vLLM's connector also binds the thread that makes it to the last core of the machine, to
+keep transfers off the cores that compute. That thread is the one that computes: every engine of a
+machine then shares one core, and the others idle. So the binding is taken back.
 
 The class bears the name NixlConnector because vLLM decides several things by that name; which of
 the two is meant is said by ``kv_connector_module_path``.
@@ -13,6 +17,7 @@ the two is meant is said by ``kv_connector_module_path``.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -32,6 +37,19 @@ logger = init_logger("vllm.baton.connector")
 
 DELAY_KEY = "baton_progress_delay_us"
 """Key of ``kv_connector_extra_config``: microseconds between two rounds of the progress thread."""
+
+
+@contextlib.contextmanager
+def same_cores() -> Iterator[None]:
+    """Afterwards the calling thread may run where it might before, whatever was set meanwhile."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
@@ -101,7 +119,7 @@ class NixlConnector(StockNixlConnector):
     ) -> None:
         transfer = vllm_config.kv_transfer_config
         delay_us = int(transfer.get_from_extra_config(DELAY_KEY, 0)) if transfer else 0
-        with progress_delay(delay_us) if delay_us > 0 else contextlib.nullcontext():
+        with same_cores(), progress_delay(delay_us) if delay_us > 0 else contextlib.nullcontext():
             super().__init__(vllm_config, role, kv_cache_config)
         if delay_us > 0:
             logger.info("NIXL progress thread delay: %d us", delay_us)

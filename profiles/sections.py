@@ -325,7 +325,9 @@ class TransferSpec(Section):
     connector: Annotated[Connector, Field(strict=False)] = Field(
         default=Connector.BATON,
         description="stock: vLLM's NixlConnector as it is. baton: the same with a pause in "
-        "NIXL's progress thread. Default: baton, because the stock thread takes a whole core.",
+        "NIXL's progress thread, and without its binding of CPU engines to the machine's last "
+        "core, which all of them would share. Default: baton, because the stock thread takes a "
+        "whole core.",
     )
     progress_delay_us: int = Field(
         default=1000,

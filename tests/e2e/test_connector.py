@@ -1,12 +1,17 @@
-"""Our connector's one difference to the stock one, on real NIXL."""
+"""Our connector's differences to the stock one, on real NIXL and real engines."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.e2e.stack import Stack
 
 pytestmark = pytest.mark.engine
 
@@ -45,3 +50,18 @@ def test_the_progress_thread_leaves_the_core_alone() -> None:
     assert stock > 0.1, cost
     assert cost["ours"] < stock / 5, cost
     assert cost["binding"] == "module"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is all there is")
+def test_engines_may_use_every_core(stack: Stack) -> None:
+    """No thread of any engine is bound to fewer cores than this test: bound to the same one, two
+    engines halve each other's speed while the next core idles."""
+    ours = os.sched_getaffinity(0)
+    for name in ("prefill", "decode"):
+        leader = psutil.Process(stack.engine_pid(name))
+        threads = 0
+        for process in (leader, *leader.children(recursive=True)):
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                assert os.sched_getaffinity(int(task.name)) == ours, (name, process.cmdline())
+                threads += 1
+        assert threads > 1

