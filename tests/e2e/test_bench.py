@@ -98,7 +98,9 @@ def test_client_and_servers_tell_the_same_story(result: tuple[Path, dict[str, An
     """Requests, tokens and handoffs, counted on both sides."""
     _, found = result
     whats = {entry["what"] for entry in found["agreements"]}
-    assert {"prompt tokens", "generated tokens"} <= whats
+    counted = "(engines that answer)"
+    assert {f"prompt tokens {counted}", f"generated tokens {counted}"} <= whats
+    assert "handed-over requests (prefill engines)" in whats
     assert [entry for entry in found["agreements"] if not entry["agrees"]] == []
 
 
