@@ -215,7 +215,7 @@ def test_the_main_comparison_is_what_it_says() -> None:
     times = [request.at_s or 0.0 for request in plan.requests]
     assert len(times) == 15
     assert times[1] - times[0] == pytest.approx(4.1, abs=0.001)
-    assert {(r.prompt_tokens, r.output_tokens) for r in plan.requests} == {(2500, 16)}
+    assert {(r.prompt_tokens, r.output_tokens) for r in plan.requests} == {(4000, 16)}
 
 
 def test_a_workload_written_out_reads_back() -> None:
