@@ -26,6 +26,7 @@ import baton
 from baton.errors import SettingsError
 from benchmarks.comparison import COMPARE_FORMAT, CompareResult
 from benchmarks.records import RUN_FORMAT, RunMeta
+from benchmarks.whole import write_json
 
 COMPARE_FILE = "compare.json"
 RUN_FILE = "run.json"
@@ -109,9 +110,7 @@ def add(home: Path, result: CompareResult | RunMeta) -> Path:
     folder = results_folder(home) / result.id
     folder.mkdir(parents=True, exist_ok=True)
     name = COMPARE_FILE if isinstance(result, CompareResult) else RUN_FILE
-    scratch = folder / f".{name}.{os.getpid()}"
-    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    scratch.replace(folder / name)
+    write_json(folder / name, result)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ import msgspec
 from rich.console import Console
 
 from baton.cli.bench_model import RANDOM_100M, benchmark_model
+from baton.cli.board import say
 from baton.cli.signals import StopSignals
 from baton.engine import Device, detect_device
 from baton.errors import SettingsError
@@ -309,9 +309,7 @@ def _folder(asked: Path | None, home: Path, kind: str) -> Path:
 
 
 def _say(sentence: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"{sentence}\n")
-        sys.stderr.flush()
+    say(sys.stderr, sentence)
 
 
 def _interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from baton.errors import SettingsError
 from benchmarks.comparison import COMPARE_FORMAT, CompareResult
+from benchmarks.whole import write_json
 
 RESULT = "compare.json"
 
 
 def write_result(folder: Path, result: CompareResult) -> None:
     """Writes ``compare.json`` whole or not at all."""
-    path = folder / RESULT
-    scratch = path.with_name(f".{RESULT}.{os.getpid()}")
-    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    scratch.replace(path)
+    write_json(folder / RESULT, result)
 
 
 def read_result(folder: Path) -> CompareResult:

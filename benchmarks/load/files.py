@@ -17,6 +17,7 @@ import msgspec
 
 from baton.errors import SettingsError
 from benchmarks.records import RUN_FORMAT, Problem, RequestRecord, Run, RunMeta, Scrape
+from benchmarks.whole import write_json
 
 META = "run.json"
 REQUESTS = "requests.jsonl"
@@ -57,9 +58,7 @@ class RecordFile:
 
 def write_meta(folder: Path, meta: RunMeta) -> None:
     """Writes ``run.json`` whole or not at all."""
-    scratch = folder / f".{META}.{os.getpid()}"
-    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(meta), indent=1) + b"\n")
-    scratch.replace(folder / META)
+    write_json(folder / META, meta)
 
 
 def write_scrapes(folder: Path, scrapes: Iterable[Scrape]) -> None:

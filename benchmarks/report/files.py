@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from benchmarks.comparison import CompareResult
 from benchmarks.report.html import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.report.picture import render_picture
+from benchmarks.whole import write_whole
 
 
 def write_reports(result: CompareResult, folder: Path) -> list[Path]:
@@ -25,8 +25,6 @@ def write_reports(result: CompareResult, folder: Path) -> list[Path]:
     paths = []
     for name, text in texts.items():
         path = folder / name
-        scratch = path.with_name(f".{name}.{os.getpid()}")
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        write_whole(path, text.encode())
         paths.append(path)
     return paths
