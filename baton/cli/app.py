@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from baton.cli.bench import bench_app
-from baton.cli.guard import clear_errors, survivable_output
-from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT, default_home
+from baton.cli.guard import clear_errors, home_folder, survivable_output
+from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
 
 _Home = Annotated[
     Path | None,
@@ -40,10 +39,6 @@ profile_app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench", short_help="Measure endpoints, compare profiles.")
 app.add_typer(profile_app, name="profile", short_help="List, show and check serving profiles.")
-
-
-def _home(given: Path | None) -> Path:
-    return given.expanduser().resolve() if given else default_home(os.environ)
 
 
 @app.command(short_help="Serve on this machine until Ctrl-C.")
@@ -154,7 +149,7 @@ def up(
                 worker_port=worker_port,
                 side_channel_port=side_channel_port,
                 cpu_threads=cpu_threads,
-                home=_home(home),
+                home=home_folder(home),
                 log_level=log_level,
                 timeout_s=timeout,
             )
@@ -190,7 +185,7 @@ def status(
     with clear_errors(), survivable_output():
         from baton.cli.status import run_status
 
-        raise typer.Exit(run_status(router, _home(home), as_json=as_json))
+        raise typer.Exit(run_status(router, home_folder(home), as_json=as_json))
 
 
 @app.command(short_help="Show versions.")

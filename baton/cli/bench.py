@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from baton.cli.guard import clear_errors, survivable_output
-from baton.settings import default_home
+from baton.cli.guard import clear_errors, home_folder, survivable_output
 
 bench_app = typer.Typer(
     no_args_is_help=True,
@@ -78,10 +76,6 @@ SloText = Annotated[
 ]
 Result = Annotated[str, typer.Argument(help="`latest`, an id or its beginning, or a folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def _home(given: Path | None) -> Path:
-    return given.expanduser().resolve() if given else default_home(os.environ)
 
 
 @contextmanager
@@ -185,7 +179,7 @@ def run_command(
                     processes=processes, slo=slo, force_output=force_output, stream=stream,
                     timeout_s=timeout, sweep=sweep, metrics_urls=tuple(metrics_url or ()),
                     cluster_token=cluster_token, parquet=parquet, output=output,
-                    home=_home(home), as_json=as_json,
+                    home=home_folder(home), as_json=as_json,
                 )
             )
         )  # fmt: skip
@@ -276,7 +270,7 @@ def compare_command(
                     duration_s=duration, warmup_s=warmup, seed=seed, processes=processes, api=api,
                     api_key=api_key, tokenizer=tokenizer, slo=slo, between=between,
                     cpu_threads=cpu_threads, start_timeout_s=start_timeout, output=output,
-                    home=_home(home), as_json=as_json,
+                    home=home_folder(home), as_json=as_json,
                 )
             )
         )  # fmt: skip
@@ -317,7 +311,7 @@ def show_command(result: Result = "latest", home: Home = None, as_json: Json = F
     with _ready():
         from baton.cli.bench_results import show
 
-        show(_home(home), result, as_json=as_json)
+        show(home_folder(home), result, as_json=as_json)
 
 
 @bench_app.command("report", short_help="Compute a result's figures and reports anew.")
@@ -333,7 +327,7 @@ def report_command(result: Result = "latest", home: Home = None) -> None:
     with _ready():
         from baton.cli.bench_results import report
 
-        report(_home(home), result)
+        report(home_folder(home), result)
 
 
 @bench_app.command("history", short_help="List results.")
@@ -342,7 +336,7 @@ def history_command(home: Home = None, as_json: Json = False) -> None:
     with _ready():
         from baton.cli.bench_results import history
 
-        history(_home(home), as_json=as_json)
+        history(home_folder(home), as_json=as_json)
 
 
 @bench_app.command("export", short_help="Write a run in another tool's format.")
@@ -364,7 +358,7 @@ def export_command(
     with _ready():
         from baton.cli.bench_results import export
 
-        export(_home(home), result, form, output)
+        export(home_folder(home), result, form, output)
 
 
 @workload_app.command("list", short_help="List the built-in workloads.")

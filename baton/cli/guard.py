@@ -1,4 +1,4 @@
-"""How every command ends when something is wrong: one clear line, and a status."""
+"""What all commands share: where Baton's home is, and how one ends when something is wrong."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 
 from baton.errors import BatonError
+from baton.settings import default_home
+
+
+def home_folder(given: Path | None) -> Path:
+    """Baton's folder: the one given, else that of the environment. Absolute."""
+    return given.expanduser().resolve() if given else default_home(os.environ)
 
 
 @contextlib.contextmanager
