@@ -13,6 +13,8 @@ from benchmarks.plan import Slo
 from benchmarks.records import Problem
 
 COMPARE_FORMAT = "baton/bench-compare/v1"
+# Its name in the folder of a comparison.
+COMPARE_FILE = "compare.json"
 
 
 class Accelerators(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,12 +24,9 @@ import msgspec
 
 import baton
 from baton.errors import SettingsError
-from benchmarks.comparison import COMPARE_FORMAT, CompareResult
-from benchmarks.records import RUN_FORMAT, RunMeta
-from benchmarks.whole import write_json
+from benchmarks.comparison import COMPARE_FILE, COMPARE_FORMAT, CompareResult
+from benchmarks.records import RUN_FILE, RUN_FORMAT, RunMeta
 
-COMPARE_FILE = "compare.json"
-RUN_FILE = "run.json"
 LATEST = "latest"
 
 _DISTRIBUTIONS = ("aiohttp", "uvloop", "numpy", "torch", "nixl", "transformers")
@@ -99,19 +96,6 @@ def new_id(kind: str, now_s: float | None = None, tail: str | None = None) -> st
     """
     at = datetime.fromtimestamp(time.time() if now_s is None else now_s, UTC)
     return f"{at:%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(2) if tail is None else tail}"
-
-
-def add(home: Path, result: CompareResult | RunMeta) -> Path:
-    """Writes a result's description into its folder under ``home``, whole or not at all.
-
-    Returns:
-        The folder, made if it was not there; nothing else in it is touched.
-    """
-    folder = results_folder(home) / result.id
-    folder.mkdir(parents=True, exist_ok=True)
-    name = COMPARE_FILE if isinstance(result, CompareResult) else RUN_FILE
-    write_json(folder / name, result)
-    return folder
 
 
 def entries(home: Path) -> list[Entry]:

@@ -13,6 +13,8 @@ import msgspec
 from benchmarks.plan import Slo
 
 RUN_FORMAT = "baton/bench-run/v1"
+# Name of the file in a run's folder that holds ``RunMeta``.
+RUN_FILE = "run.json"
 
 
 class RequestRecord(msgspec.Struct, kw_only=True):

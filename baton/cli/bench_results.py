@@ -16,7 +16,8 @@ from rich.text import Text
 
 from baton.cli.console import print_table
 from baton.errors import SettingsError, WorkloadError
-from benchmarks.compare import RESULT, analyse_folder, read_result
+from benchmarks.compare import analyse_folder, read_result
+from benchmarks.comparison import COMPARE_FILE
 from benchmarks.export import write_inference_perf
 from benchmarks.history import entries, find
 from benchmarks.load import read_run, write_parquet
@@ -30,7 +31,7 @@ def show(home: Path, wanted: str, *, as_json: bool) -> None:
     """Prints a run or a comparison."""
     folder = find(home, wanted)
     console = Console(file=sys.stdout, highlight=False)
-    if (folder / RESULT).is_file():
+    if (folder / COMPARE_FILE).is_file():
         result = read_result(folder)
         if as_json:
             sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
@@ -49,7 +50,7 @@ def show(home: Path, wanted: str, *, as_json: bool) -> None:
 def report(home: Path, wanted: str) -> None:
     """Computes a comparison anew and writes its reports; says where."""
     folder = find(home, wanted)
-    if not (folder / RESULT).is_file():
+    if not (folder / COMPARE_FILE).is_file():
         raise SettingsError(f"{folder} is a single run; reports are made of comparisons")
     for path in write_reports(analyse_folder(folder), folder):
         sys.stdout.write(f"{path}\n")
@@ -83,7 +84,7 @@ def history(home: Path, *, as_json: bool) -> None:
 def export(home: Path, wanted: str, form: str, output: Path) -> None:
     """Writes a run in another format; says where."""
     folder = find(home, wanted)
-    if (folder / RESULT).is_file():
+    if (folder / COMPARE_FILE).is_file():
         blocks = ", ".join(str(folder / block.folder) for block in read_result(folder).blocks[:2])
         raise SettingsError(f"{folder} is a comparison; export one of its blocks, such as {blocks}")
     found = read_run(folder)

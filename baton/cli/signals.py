@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
-from typing import Any, Self, TypeVar
-
-T = TypeVar("T")
+from typing import Self
 
 
 class StopSignals:
@@ -42,16 +39,3 @@ class StopSignals:
         if self.first.is_set():
             self.second.set()
         self.first.set()
-
-
-async def first_of(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
-    """The result of ``work``, or None when ``stop`` came first and ``work`` was cancelled."""
-    doing = asyncio.create_task(work)
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return doing.result() if doing.done() else None
-    finally:
-        for task in (doing, stopping):
-            task.cancel()
-        await asyncio.gather(doing, stopping, return_exceptions=True)

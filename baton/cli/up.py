@@ -34,13 +34,14 @@ from baton.cli.plan import (
 )
 from baton.cli.ports import PortPicker, check_host
 from baton.cli.runfile import RunNote, WorkerNote, remove_note, sole_owner, write_note
-from baton.cli.signals import StopSignals, first_of
+from baton.cli.signals import StopSignals
 from baton.cli.stack import Stack, StartFailed
 from baton.engine import Device, detect_device, remove_stale_run_dirs
 from baton.errors import SettingsError
 from baton.process import die_with_parent
 from baton.secrets import cluster_token
 from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
+from baton.stopping import unless_stopped
 from profiles import ServingProfile, SourceKind, resolve_profile, with_overrides
 from training.demo import demo_model_path
 
@@ -181,7 +182,7 @@ async def _run(options: UpOptions, wish: Wish, token: str) -> int:
                     env=child_environment(env, wish.home),
                     board=board,
                 )
-                folder = await first_of(preparing, signals.first)
+                folder = await unless_stopped(preparing, signals.first)
                 if folder is None:
                     say(sys.stdout, "stopped.")
                     return 0
@@ -248,12 +249,12 @@ async def serve(
     write = _note_writer(wish, plan, board)
     status, hurry = 0, signals.second
     try:
-        await first_of(stack.come_up(show_path, options.timeout_s), signals.first)
+        await unless_stopped(stack.come_up(show_path, options.timeout_s), signals.first)
         if stack.ready:
             board.close()
             took_s = time.monotonic() - began_s
             say(sys.stdout, welcome.welcome(wish, plan, proofs[0], took_s))
-            await first_of(stack.watch(), signals.first)
+            await unless_stopped(stack.watch(), signals.first)
         board.close()
         say(sys.stdout, welcome.stopping(plan))
     except StartFailed as error:

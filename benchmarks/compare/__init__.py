@@ -1,7 +1,7 @@
 """Comparisons: arms, measured block by block in turn, and what follows from the blocks."""
 
 from benchmarks.compare.arms import ArmSpec, parse_arms, parse_slo
-from benchmarks.compare.files import RESULT, read_result, write_result
+from benchmarks.compare.files import read_result, write_result
 from benchmarks.compare.runner import (
     Between,
     CompareOptions,
@@ -12,7 +12,6 @@ from benchmarks.compare.runner import (
 )
 
 __all__ = [
-    "RESULT",
     "ArmSpec",
     "Between",
     "CompareOptions",

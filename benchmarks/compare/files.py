@@ -7,15 +7,13 @@ from pathlib import Path
 import msgspec
 
 from baton.errors import SettingsError
-from benchmarks.comparison import COMPARE_FORMAT, CompareResult
+from benchmarks.comparison import COMPARE_FILE, COMPARE_FORMAT, CompareResult
 from benchmarks.whole import write_json
-
-RESULT = "compare.json"
 
 
 def write_result(folder: Path, result: CompareResult) -> None:
     """Writes ``compare.json`` whole or not at all."""
-    write_json(folder / RESULT, result)
+    write_json(folder / COMPARE_FILE, result)
 
 
 def read_result(folder: Path) -> CompareResult:
@@ -24,7 +22,7 @@ def read_result(folder: Path) -> CompareResult:
     Raises:
         SettingsError: there is none, or it is not one of ours.
     """
-    path = folder / RESULT
+    path = folder / COMPARE_FILE
     try:
         result = msgspec.json.decode(path.read_bytes(), type=CompareResult)
     except OSError as error:

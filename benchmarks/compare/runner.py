@@ -12,14 +12,14 @@ import contextlib
 import enum
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from baton.errors import BatonError, SettingsError
+from baton.stopping import unless_stopped
 from benchmarks.compare.arms import ArmSpec, block_order, block_salt, profile_slo
 from benchmarks.compare.assemble import assemble
 from benchmarks.compare.files import read_result, write_result
@@ -168,7 +168,9 @@ class _Comparison:
             stack = self.stacks[spec.name] = Stack(spec, home, settings, self.events.say)
         if spec.name not in self.resident:
             self.events.say(f"starting {spec.name}")
-            await self._unless_stopped(stack.start())
+            await unless_stopped(stack.start(), self.stop)
+            if self.stop.is_set():
+                raise _Stopped
             self.resident.add(spec.name)
         elif self.options.between is Between.PARKED:
             await stack.resume()
@@ -180,20 +182,6 @@ class _Comparison:
             elif self.options.between is Between.STOPPED:
                 self.resident.discard(spec.name)
                 await stack.stop()
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does ``work``, which may take minutes; a wish to stop ends it."""
-        doing = asyncio.create_task(work)
-        stopping = asyncio.create_task(self.stop.wait())
-        try:
-            await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                raise _Stopped
-            doing.result()
-        finally:
-            for task in (doing, stopping):
-                task.cancel()
-            await asyncio.gather(doing, stopping, return_exceptions=True)
 
     async def _target(self, spec: ArmSpec, url: str, token: str | None) -> Target:
         options = self.options

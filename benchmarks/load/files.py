@@ -16,10 +16,9 @@ from typing import TypeVar
 import msgspec
 
 from baton.errors import SettingsError
-from benchmarks.records import RUN_FORMAT, Problem, RequestRecord, Run, RunMeta, Scrape
+from benchmarks.records import RUN_FILE, RUN_FORMAT, Problem, RequestRecord, Run, RunMeta, Scrape
 from benchmarks.whole import write_json
 
-META = "run.json"
 REQUESTS = "requests.jsonl"
 SCRAPES = "scrapes.jsonl"
 PART = "requests-{}.jsonl"
@@ -58,7 +57,7 @@ class RecordFile:
 
 def write_meta(folder: Path, meta: RunMeta) -> None:
     """Writes ``run.json`` whole or not at all."""
-    write_json(folder / META, meta)
+    write_json(folder / RUN_FILE, meta)
 
 
 def write_scrapes(folder: Path, scrapes: Iterable[Scrape]) -> None:
@@ -78,7 +77,7 @@ def new_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"{folder} cannot be made ({error.strerror})") from error
-    if (folder / META).exists() or (folder / REQUESTS).exists():
+    if (folder / RUN_FILE).exists() or (folder / REQUESTS).exists():
         raise SettingsError(f"{folder} holds a run already; name another folder")
 
 
@@ -124,7 +123,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         SettingsError: there is none, it has another format, or it is damaged.
     """
-    path = folder / META
+    path = folder / RUN_FILE
     try:
         meta = msgspec.json.decode(path.read_bytes(), type=RunMeta)
     except OSError as error:

@@ -13,8 +13,10 @@ import pytest
 
 import baton
 from baton.errors import SettingsError
+from benchmarks.compare.files import write_result
 from benchmarks.comparison import Arm, CompareResult
-from benchmarks.history import add, entries, environment, find, new_id, results_folder
+from benchmarks.history import entries, environment, find, new_id, results_folder
+from benchmarks.load.files import write_meta
 from benchmarks.records import Problem, RunMeta
 
 
@@ -50,6 +52,17 @@ def _run(ident: str, started_wall_s: float = 20.0, **more: object) -> RunMeta:
     return meta
 
 
+def _add(home: Path, result: CompareResult | RunMeta) -> Path:
+    """Writes a result where the commands would."""
+    folder = results_folder(home) / result.id
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(result, CompareResult):
+        write_result(folder, result)
+    else:
+        write_meta(folder, result)
+    return folder
+
+
 def test_ids_say_when_and_what() -> None:
     """UTC to the second, the kind, and a tail that tells two of one second apart."""
     assert new_id("compare", now_s=1_795_212_930.0, tail="ab12") == "20261120-221530-compare-ab12"
@@ -58,8 +71,8 @@ def test_ids_say_when_and_what() -> None:
 
 def test_results_are_listed_newest_first(tmp_path: Path) -> None:
     """A comparison and a run, each with what the list shows."""
-    add(tmp_path, _compare("old"))
-    add(tmp_path, _run("new"))
+    _add(tmp_path, _compare("old"))
+    _add(tmp_path, _run("new"))
     (results_folder(tmp_path) / "scratch").mkdir()
     run, comparison = entries(tmp_path)
     assert (run.id, run.kind, run.workload, run.arms) == (
@@ -77,9 +90,9 @@ def test_results_are_listed_newest_first(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_result_is_its_headline(tmp_path: Path) -> None:
     """Fatal problems and interruptions are said, and the result is not valid."""
     lagged = Problem(code="client_lagged", text="The client lagged.")
-    add(tmp_path, _compare("a", problems=[lagged]))
-    add(tmp_path, _compare("b", complete=False))
-    add(tmp_path, _run("c", complete=False, problems=[lagged]))
+    _add(tmp_path, _compare("a", problems=[lagged]))
+    _add(tmp_path, _compare("b", complete=False))
+    _add(tmp_path, _run("c", complete=False, problems=[lagged]))
     found = {entry.id: entry for entry in entries(tmp_path)}
     assert not any(entry.valid for entry in found.values())
     assert found["a"].headline == "The client lagged."
@@ -90,7 +103,7 @@ def test_what_is_wrong_with_a_result_is_its_headline(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", '{"id": 3}', '{"format": "other/v9"}', "\x00"])
 def test_a_broken_result_hides_no_other(tmp_path: Path, content: str) -> None:
     """It is listed with the reason, and ``latest`` passes over it."""
-    good = add(tmp_path, _compare("good"))
+    good = _add(tmp_path, _compare("good"))
     broken = results_folder(tmp_path) / "broken"
     broken.mkdir()
     (broken / "compare.json").write_text(content, encoding="utf-8")
@@ -103,7 +116,7 @@ def test_a_broken_result_hides_no_other(tmp_path: Path, content: str) -> None:
 
 def test_a_format_of_a_later_baton_is_broken_here(tmp_path: Path) -> None:
     """A layout that this version does not know is not guessed at."""
-    add(tmp_path, _compare("later", format="baton/bench-compare/v2"))
+    _add(tmp_path, _compare("later", format="baton/bench-compare/v2"))
     (entry,) = entries(tmp_path)
     assert entry.kind == "broken"
     assert "v2" in entry.headline
@@ -113,8 +126,8 @@ def test_results_are_found_by_beginning_path_and_latest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exact id wins over those that it begins."""
-    short = add(tmp_path, _compare("20261120-1", 1.0))
-    long = add(tmp_path, _compare("20261120-12", 2.0))
+    short = _add(tmp_path, _compare("20261120-1", 1.0))
+    long = _add(tmp_path, _compare("20261120-12", 2.0))
     assert find(tmp_path, "latest") == long
     assert find(tmp_path, "20261120-1") == short
     assert find(tmp_path, "20261120-12") == long
@@ -127,8 +140,8 @@ def test_what_cannot_be_found_is_explained(tmp_path: Path) -> None:
     """Nothing there, nothing that fits, too much that fits, a folder that is no result."""
     with pytest.raises(SettingsError, match="there are no results"):
         find(tmp_path, "latest")
-    add(tmp_path, _compare("2026a", 1.0))
-    add(tmp_path, _compare("2026b", 2.0))
+    _add(tmp_path, _compare("2026a", 1.0))
+    _add(tmp_path, _compare("2026b", 2.0))
     with pytest.raises(SettingsError, match="'2026' fits 2 results: 2026b, 2026a"):
         find(tmp_path, "2026")
     with pytest.raises(SettingsError, match="no result begins with '2025'; the newest are 2026b"):
@@ -137,15 +150,6 @@ def test_what_cannot_be_found_is_explained(tmp_path: Path) -> None:
         find(tmp_path, "")
     with pytest.raises(SettingsError, match="is no result"):
         find(tmp_path, str(tmp_path))
-
-
-def test_adding_again_replaces_the_description_alone(tmp_path: Path) -> None:
-    """A comparison is written after each block; what else is in its folder stays."""
-    folder = add(tmp_path, _compare("a"))
-    (folder / "report.html").write_text("x", encoding="utf-8")
-    add(tmp_path, _compare("a", headline=["A wins."]))
-    assert entries(tmp_path)[0].headline == "A wins."
-    assert sorted(path.name for path in folder.iterdir()) == ["compare.json", "report.html"]
 
 
 def test_the_environment_names_versions_and_machine() -> None:
