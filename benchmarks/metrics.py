@@ -6,14 +6,15 @@ concatenating samples and adding sums. Nothing here sends, waits, draws lots or 
 
 Latencies, in seconds. A failed request is in none of them; ``errors`` says how many failed.
 
-=============  ====================================================================================
-``ttft``       sent to first content; a chunk with a role alone is no content
-``ttft_sched`` scheduled to first content: what a user waits, and what the SLO is judged by
-``itl``        raw gaps between neighbouring content chunks of an answer, pooled over answers
-``tpot``       (E2E - TTFT) / (n - 1), n from the server's usage; n <= 1 has none
-``e2e``        sent to the end of the answer
-``e2e_sched``  scheduled to the end of the answer
-=============  ====================================================================================
+===============  ==================================================================================
+``ttft``         sent to first content; a chunk with a role alone is no content
+``ttft_sched``   scheduled to first content: what a user waits, and what the SLO is judged by
+``itl``          raw gaps between neighbouring content chunks of an answer, pooled over answers
+``longest_gap``  the longest of them in an answer: the pause that its reader saw; one per answer
+``tpot``         (E2E - TTFT) / (n - 1), n from the server's usage; n <= 1 has none
+``e2e``          sent to the end of the answer
+``e2e_sched``    scheduled to the end of the answer
+===============  ==================================================================================
 
 The same names mean other things elsewhere (``alternates`` has theirs, for cross-checks):
 
@@ -49,7 +50,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 ALL = "all"
-LATENCIES = ("ttft", "ttft_sched", "itl", "tpot", "e2e", "e2e_sched")
+LATENCIES = ("ttft", "ttft_sched", "itl", "longest_gap", "tpot", "e2e", "e2e_sched")
 PERCENTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 TAIL_SAMPLES = 10
@@ -185,7 +186,9 @@ def _derive(table: Columns, duration_s: float) -> _Derived:
     of = np.bincount(table.chunk_row, minlength=table.size).astype(np.float64)
     whole = (table.end_s <= duration_s).astype(np.float64)
     share = np.where(of > 0, came / np.maximum(of, 1.0), whole)
-    return _Derived(_latencies(table), gaps, rows, share)
+    longest = np.full(table.size, np.nan)
+    np.fmax.at(longest, rows, gaps)
+    return _Derived({**_latencies(table), "longest_gap": longest}, gaps, rows, share)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

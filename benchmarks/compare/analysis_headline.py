@@ -20,6 +20,7 @@ _LATENCIES = {
     "ttft": "TTFT",
     "ttft_sched": "TTFT from schedule",
     "itl": "ITL",
+    "longest_gap": "longest gap",
     "tpot": "TPOT",
     "e2e": "E2E",
     "e2e_sched": "E2E from schedule",
@@ -110,12 +111,12 @@ def _of_arm(
 
 def _strongest(decided: list[Verdict]) -> list[Verdict]:
     """The largest effects of either sign, largest first; of a class one for the wait up to the
-    first token and one for the pace after it, which ITL and TPOT both measure."""
+    first token and one for the pace after it, which ITL, the longest gap and TPOT all measure."""
     best: dict[tuple[str, str, str], Verdict] = {}
     for verdict in sorted(decided, key=_size, reverse=True):
         latency = latency_key(verdict.key)
         what = latency[0] if latency else verdict.key
-        what = "itl" if what == "tpot" else what
+        what = "itl" if what in ("longest_gap", "tpot") else what
         best.setdefault((verdict.class_name, what, verdict.outcome), verdict)
     ordered = list(best.values())
     kept = ordered[:_EFFECTS]

@@ -2,11 +2,11 @@
 
 The family is small and fixed before any value is looked at: every verdict more makes all
 intervals wider. Per class (``all`` alone if there is one class only): TTFT at the highest
-percentile that has samples enough in both arms, TTFT p50, ITL at the highest such percentile and
-TPOT p50. For all requests: output tokens per second, goodput, goodput per accelerator where the
-arms have different numbers of them, and dollars per million good output tokens where both have
-prices. Over several levels: the highest rate within the SLO. Other figures are in the metrics,
-each with its own interval, and win nothing.
+percentile that has samples enough in both arms, TTFT p50, ITL and the longest gap of an answer at
+their highest such percentile, and TPOT p50. For all requests: output tokens per second, goodput,
+goodput per accelerator where the arms have different numbers of them, and dollars per million good
+output tokens where both have prices. Over several levels: the highest rate within the SLO. Other
+figures are in the metrics, each with its own interval, and win nothing.
 
 Some differences are true and still mean nothing, and are not called a win here: a latency of the
 arm that failed more requests, and throughput in open loop where both arms served all that came.
@@ -65,7 +65,7 @@ def family(pool: Pool, base: str, arm: str, level: float) -> list[tuple[str, str
     for name in [ALL] if len(classes) <= 2 else classes[1:]:
         if not (pool.each(base, level, name) and pool.each(arm, level, name)):
             continue
-        for latency in ("ttft", "itl"):
+        for latency in ("ttft", "itl", "longest_gap"):
             chosen.append((name, _highest(pool, (base, arm), level, name, latency)))
         chosen += [(name, "ttft_p50"), (name, "tpot_p50")]
     chosen.append((ALL, "output_tokens_per_s"))

@@ -41,6 +41,7 @@ _FIGURES: dict[str, Figure] = {
     "ttft": Figure("TTFT", Kind.SECONDS, "TTFT"),
     "ttft_sched": Figure("TTFT from schedule", Kind.SECONDS, "From schedule"),
     "itl": Figure("ITL", Kind.SECONDS, "ITL"),
+    "longest_gap": Figure("Longest gap", Kind.SECONDS, "Longest gap"),
     "tpot": Figure("TPOT", Kind.SECONDS, "TPOT"),
     "e2e": Figure("E2E", Kind.SECONDS, "E2E"),
     "e2e_sched": Figure("E2E from schedule", Kind.SECONDS, "From schedule"),
@@ -73,6 +74,8 @@ DEFINITIONS: dict[str, str] = {
     "ITL": "Inter-token latency: the gaps between neighbouring chunks with content, as they "
     "arrived, pooled over all requests. A pause that a reader sees is one long gap here; an "
     "average over an answer would hide it.",
+    "Longest gap": "The longest of an answer's gaps: the pause that its reader saw. A pause that "
+    "every tenth answer has is too rare among all gaps for ITL's p99, and is p90 here.",
     "TPOT": "Time per output token of one answer: (E2E - TTFT) / (n - 1), n output tokens as the "
     "server counted them. An answer of one token has none.",
     "E2E": "From the moment a request was sent to the end of its answer.",

@@ -7,10 +7,10 @@ Everything listens on loopback at free ports. What a stack started is gone when 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 import psutil
+
+from baton import settings
 
 MODEL = "test-llama"
 THRESHOLD = 256
@@ -46,12 +48,14 @@ spec:
 """
 
 
+# Below the ports that the system gives to outgoing connections (from 32,768 on Linux): an engine
+# binds its ports only after a while, and such a connection would have taken them meanwhile.
+_ports = itertools.count(20_000 + os.getpid() % 100 * 100, 10)
+
+
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and with it the next few: workers count up from one."""
+    return settings.free_port("127.0.0.1", next(_ports), tries=10)
 
 
 def wait_until(what: str, condition: Callable[[], bool], *, timeout_s: float) -> float:

@@ -63,6 +63,7 @@ def measured(records: list[RequestRecord], slo: Slo | None = None) -> dict[str, 
         ("ttft", 0.4),
         ("ttft_sched", 0.5),
         ("itl", 0.2),
+        ("longest_gap", 0.3),
         ("tpot", 0.5 / 3),
         ("e2e", 0.9),
         ("e2e_sched", 1.0),
@@ -81,6 +82,20 @@ def test_itl_is_raw_gaps_and_never_crosses_answers() -> None:
     assert found["n"] == 3
     assert found["max"] == pytest.approx(0.5)
     assert found["mean"] == pytest.approx((0.1 + 0.3 + 0.5) / 3)
+
+
+def test_the_longest_gap_is_one_per_answer_and_an_answer_without_gaps_has_none() -> None:
+    """One pause among a thousand gaps is beyond ITL's p99, and is the gap of its answer."""
+    times = [0.5 + 0.01 * index for index in range(1000)]
+    paused = [*times[:500], *(at + 2.0 for at in times[500:])]
+    records = [
+        answer(0, chunks_s=tuple(paused), end_s=13.0),
+        answer(1, chunks_s=(0.5,), end_s=0.5, tokens=1),
+    ]
+    found = measured(records)
+    assert found["itl"]["p99"] == pytest.approx(0.01)
+    assert found["longest_gap"]["n"] == 1
+    assert found["longest_gap"]["max"] == pytest.approx(2.01)
 
 
 def test_failed_requests_are_counted_but_have_no_latency() -> None:

@@ -161,10 +161,12 @@ def test_the_family_is_small_and_takes_percentiles_with_samples_enough() -> None
     assert [(v.class_name, v.key) for v in found.verdicts] == [
         ("long", "ttft_p95"),
         ("long", "itl_p99"),
+        ("long", "longest_gap_p95"),
         ("long", "ttft_p50"),
         ("long", "tpot_p50"),
         ("short", "ttft_p95"),
         ("short", "itl_p99"),
+        ("short", "longest_gap_p95"),
         ("short", "ttft_p50"),
         ("short", "tpot_p50"),
         ("all", "output_tokens_per_s"),
