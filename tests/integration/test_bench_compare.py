@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import psutil
 import pytest
 
 from baton.errors import EngineStartError, TargetError
@@ -130,17 +131,29 @@ async def test_an_endpoint_that_is_not_there_ends_it_at_once(tmp_path: Path) -> 
 async def test_a_stop_while_profiles_start_ends_soon_and_says_so(tmp_path: Path) -> None:
     """Nothing was measured: no verdict, a report all the same, nothing left running."""
     stop = asyncio.Event()
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        # The moment at which a start begins, whatever the machine's speed: a timer could come
+        # after `baton up` has refused the empty folder.
+        said.append(sentence)
+        if sentence.startswith("starting"):
+            stop.set()
+
     options = CompareOptions(pairs=5, model=str(tmp_path), start_timeout_s=60)
-    asyncio.get_running_loop().call_later(0.5, stop.set)
     arms = parse_arms(["cpu-standard", "cpu-disaggregated"])
+    folder = tmp_path / "result"
     async with asyncio.timeout(30):
         result = await compare(
-            arms, workload(tmp_path), options, folder=tmp_path / "result", stop=stop
+            arms, workload(tmp_path), options, folder=folder, events=Events(say=say), stop=stop
         )
+    assert said == ["starting cpu-standard", "stopping"]
     assert not result.complete
     assert result.blocks == []
     assert result.problems[0].code == "interrupted"
-    assert write_reports(result, tmp_path / "result")
+    assert write_reports(result, folder)
+    left = [p for p in psutil.Process().children(recursive=True) if str(folder) in p.cmdline()]
+    assert left == []
 
 
 async def test_a_profile_that_cannot_start_ends_it_with_its_words(tmp_path: Path) -> None:
