@@ -281,7 +281,8 @@ class TraceSpec(Section):
         default=None,
         gt=0,
         le=1e9,
-        description="How much of the trace to take, in seconds of the trace. Default: all.",
+        description="How much of the trace to take, in seconds of the trace. The file must then be "
+        "in order of time, give or take a minute. Default: all.",
     )
     max_prompt_tokens: int | None = Field(
         default=None,

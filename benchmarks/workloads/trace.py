@@ -19,7 +19,7 @@ from benchmarks.plan import Piece, PlannedRequest
 from benchmarks.workloads.draws import Draws
 from benchmarks.workloads.spec import TraceSpec
 from benchmarks.workloads.synthetic import Scale
-from benchmarks.workloads.trace_rows import BLOCK_TOKENS, Row, Trace, read_trace
+from benchmarks.workloads.trace_rows import BLOCK_TOKENS, Part, Row, Trace, read_trace
 from profiles.document import show
 
 _NS = 1_000_000_000
@@ -54,8 +54,14 @@ def plan_trace(spec: TraceSpec, *, seed: int, scale: Scale, duration_s: float | 
     Raises:
         WorkloadError: the file cannot be read or a line of it is broken.
     """
-    trace = read_trace(path_of(spec), form=spec.format, unit=spec.time_unit)
-    events = _in_order(trace, zero_at_first=spec.format != "requests")
+    trace = read_trace(
+        path_of(spec),
+        form=spec.format,
+        unit=spec.time_unit,
+        part=_part(spec, scale, duration_s),
+        zero_at_first=spec.format != "requests",
+    )
+    events = _in_order(trace)
     jitter = spec.format in _TICKING if spec.jitter is None else spec.jitter
     tick_ns = _tick_ns(events) if jitter else 0
     _spread(events, tick_ns, Draws(seed, "trace", "jitter"))
@@ -93,13 +99,19 @@ def path_of(spec: TraceSpec) -> Path:
         raise WorkloadError(f"{show(spec.file)}: no such home folder") from error
 
 
-def _in_order(trace: Trace, *, zero_at_first: bool) -> list[_Event]:
+def _part(spec: TraceSpec, scale: Scale, duration_s: float | None) -> Part:
+    lengths = [spec.duration_s, duration_s and duration_s / scale.time * scale.rate]
+    known = [length_s for length_s in lengths if length_s is not None]
+    start_ns = round(spec.start_s * _NS)
+    return Part(start_ns, start_ns + math.ceil(min(known) * _NS) if known else None)
+
+
+def _in_order(trace: Trace) -> list[_Event]:
     events = [_Event(row.time_ns, row.line, row) for row in trace.rows]
     events += [_Event(time_ns, 0, reason) for time_ns, reason in trace.unusable]
     events.sort(key=lambda event: (event.time_ns, event.line))
-    zero_ns = events[0].time_ns if zero_at_first else 0
     for event in events:
-        event.time_ns -= zero_ns
+        event.time_ns -= trace.zero_ns
     return events
 
 

@@ -29,6 +29,7 @@ BLOCK_TOKENS = 512
 
 MAX_ROWS = 5_000_000
 MAX_LINE_BYTES = 1024 * 1024
+_OUT_OF_ORDER_NS = 60 * 1_000_000_000
 
 _UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000}
 _MAX_NS = 2**62
@@ -59,11 +60,24 @@ class Row:
 @dataclass(slots=True)
 class Trace:
     """A file's rows in their order, the hash of its bytes, and the rows that are no requests, as
-    ``(time_ns, reason)``."""
+    ``(time_ns, reason)``. ``zero_ns`` is the trace's second 0 on the clock of its rows."""
 
     rows: list[Row] = field(default_factory=list)
     unusable: list[tuple[int, str]] = field(default_factory=list)
     sha256: str = ""
+    zero_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a trace that is wanted, in nanoseconds of the trace: from ``start_ns`` to before
+    ``end_ns``, or to its end."""
+
+    start_ns: int = 0
+    end_ns: int | None = None
+
+
+_WHOLE = Part()
 
 
 class _Broken(Exception):
@@ -74,13 +88,60 @@ _Parser = Callable[[str], Row | tuple[int, str]]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-def read_trace(path: Path, *, form: str, unit: str | None) -> Trace:
-    """Reads a whole trace file; ``form`` and ``unit`` as in a workload's ``trace``.
+class _Window:
+    """Takes the rows of a part, as they come. Second 0 is the first row's time where the format
+    has no other; the rows of a whole trace may come in any order."""
+
+    def __init__(self, trace: Trace, part: Part, *, zero_at_first: bool) -> None:
+        self._trace = trace
+        self._part = part
+        self._open = zero_at_first
+        self._seen = self._left_out = False
+
+    def take(self, row: Row | tuple[int, str]) -> bool:
+        """Whether to go on reading."""
+        trace = self._trace
+        time_ns = row.time_ns if isinstance(row, Row) else row[0]
+        if self._open and (not self._seen or time_ns < trace.zero_ns):
+            if self._left_out:
+                raise _Broken(
+                    "is earlier than the first row; a file of which start_s or duration_s takes a "
+                    "part must be in order of time"
+                )
+            trace.zero_ns = time_ns
+        self._seen = True
+        since_ns = time_ns - trace.zero_ns
+        if since_ns < self._part.start_ns:
+            self._left_out = True
+            return True
+        if isinstance(row, Row):
+            trace.rows.append(row)
+        else:
+            trace.unusable.append(row)
+        if len(trace.rows) + len(trace.unusable) > MAX_ROWS:
+            raise _Broken(f"has more than {MAX_ROWS} rows; take a part with start_s and duration_s")
+        end_ns = self._part.end_ns
+        # The one row beyond says that the trace goes on.
+        return end_ns is None or since_ns <= end_ns + _OUT_OF_ORDER_NS
+
+
+def read_trace(
+    path: Path, *, form: str, unit: str | None, part: Part = _WHOLE, zero_at_first: bool = True
+) -> Trace:
+    """Reads a trace file, or a part of it; ``form`` and ``unit`` as in a workload's ``trace``.
+
+    A published trace may have tens of millions of rows. Of a part, rows before it are not kept, and
+    reading ends a minute of the trace after it: a row that comes later than that is not found. The
+    hash is that of the whole file.
+
+    Args:
+        zero_at_first: whether second 0 is the first row's time, or the format's own.
 
     Raises:
         WorkloadError: it cannot be read, or a line is not what the format says.
     """
     trace = Trace()
+    window = _Window(trace, part, zero_at_first=zero_at_first)
     digest = hashlib.sha256()
     parse: _Parser | None = None if form in _CSV else _json_parser(form, unit)
     number = 0
@@ -101,17 +162,17 @@ def read_trace(path: Path, *, form: str, unit: str | None) -> Trace:
                 row = parse(text)
                 if isinstance(row, Row):
                     row.line = number
-                    trace.rows.append(row)
-                else:
-                    trace.unusable.append(row)
-                if len(trace.rows) + len(trace.unusable) > MAX_ROWS:
-                    raise _Broken(f"has more than {MAX_ROWS} rows")
+                if not window.take(row):
+                    break
+            while block := file.read(MAX_LINE_BYTES):
+                digest.update(block)
     except _Broken as error:
         raise WorkloadError(f"{path}:{number}: {error}") from error.__cause__
     except OSError as error:
         raise WorkloadError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not trace.rows:
-        raise WorkloadError(f"{path}: holds no requests; expected rows of format {form}")
+        where = f" from {part.start_ns / 1e9:g} s on" if part.start_ns else ""
+        raise WorkloadError(f"{path}: holds no requests{where}; expected rows of format {form}")
     trace.sha256 = digest.hexdigest()
     return trace
 
