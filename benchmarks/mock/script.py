@@ -157,7 +157,15 @@ def _outcome(script: Script, lot: float) -> Outcome:
 
 def working_time(at_s: float, stalls: Sequence[Stall]) -> float:
     """Seconds of the time up to ``at_s`` in which the server did not stand still."""
-    stood = sum(max(0.0, min(at_s - stall.at_s, stall.length_s)) for stall in stalls)
+    stood = 0.0
+    for stall in stalls:
+        if at_s <= stall.at_s:
+            break
+        if at_s < stall.at_s + stall.length_s:
+            # Exactly the moment at which it began: a difference of differences could round to
+            # just before it, and ``wall_time`` would then find the server at work.
+            return stall.at_s - stood
+        stood += stall.length_s
     return at_s - stood
 
 
@@ -166,7 +174,7 @@ def wall_time(working_s: float, stalls: Sequence[Stall]) -> float:
     end of a stall for what would happen at the moment when it begins."""
     at_s = working_s
     for stall in stalls:
-        if at_s < stall.at_s:
+        if at_s < stall.at_s - _FLOOR_S:
             break
         at_s += stall.length_s
     return at_s

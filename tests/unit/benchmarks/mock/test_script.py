@@ -75,3 +75,13 @@ def test_what_a_stall_holds_up_goes_on_after_it() -> None:
     assert wall_time(3.6, STALLS) == pytest.approx(6.1)
     for at_s in (0.3, 1.7, 3.9, 6.5, 100.0):
         assert wall_time(working_time(at_s, STALLS), STALLS) == pytest.approx(at_s)
+
+
+def test_a_moment_in_a_stall_is_its_end_whatever_the_rounding() -> None:
+    """Also where its beginning and end are no binary fractions."""
+    stalls = (Stall(0.05, 0.4), Stall(0.7, 0.1))
+    for stall in stalls:
+        for part in range(100):
+            at_s = stall.at_s + stall.length_s * part / 100
+            ends_s = stall.at_s + stall.length_s
+            assert wall_time(working_time(at_s, stalls), stalls) == pytest.approx(ends_s)
