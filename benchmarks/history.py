@@ -14,7 +14,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -99,16 +99,27 @@ def new_id(kind: str, now_s: float | None = None, tail: str | None = None) -> st
 
 
 def entries(home: Path) -> list[Entry]:
-    """All results, newest first. Folders without a description are no results."""
+    """All results, newest first; the runs of a sweep each, as ``ID/02-x1.5``. Folders without a
+    description are no results."""
     folder = results_folder(home)
     if not folder.is_dir():
         return []
     found = [
-        _entry(child)
-        for child in folder.iterdir()
-        if child.is_dir() and ((child / COMPARE_FILE).exists() or (child / RUN_FILE).exists())
+        msgspec.structs.replace(_entry(child), id=str(child.relative_to(folder)))
+        for child in _described(folder, deeper=True)
     ]
     return sorted(found, key=lambda entry: (entry.created_wall_s, entry.id), reverse=True)
+
+
+def _described(folder: Path, *, deeper: bool) -> Iterator[Path]:
+    """Folders in ``folder`` that hold a result, or one below where ``deeper``."""
+    for child in folder.iterdir():
+        if not child.is_dir():
+            continue
+        if (child / COMPARE_FILE).exists() or (child / RUN_FILE).exists():
+            yield child
+        elif deeper:
+            yield from _described(child, deeper=False)
 
 
 def find(home: Path, wanted: str) -> Path:
@@ -224,7 +235,7 @@ def _run_entry(folder: Path) -> Entry:
         created_wall_s=meta.started_wall_s,
         workload=_workload_name(meta.plan),
         arms=[str(meta.target["url"])] if meta.target.get("url") else [],
-        commit=meta.versions.get("commit"),
+        commit=meta.versions.get("baton_commit"),
         trace_sha256=_nested(meta.plan, "trace_sha256"),
         headline="; ".join(part for part in (state, *fatal[:1]) if part),
         valid=meta.valid and meta.complete,

@@ -74,6 +74,7 @@ SloText = Annotated[
         show_default="the workload's, else the profile's",
     ),
 ]
+ForceOutput = Annotated[bool, typer.Option(help="Ask for answers of exactly the planned length.")]
 Result = Annotated[str, typer.Argument(help="`latest`, an id or its beginning, or a folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -122,9 +123,7 @@ def run_command(
     ] = None,
     processes: Processes = 1,
     slo: SloText = None,
-    force_output: Annotated[
-        bool, typer.Option(help="Ask for answers of exactly the planned length.")
-    ] = True,
+    force_output: ForceOutput = True,
     stream: Annotated[bool, typer.Option(help="Stream the answers.")] = True,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 600.0,
     sweep: Annotated[
@@ -159,7 +158,8 @@ def run_command(
     """Sends a workload to an OpenAI endpoint and says what came back, and whether to believe it.
 
     Ends with status 0 when the run is valid, 3 when it is not, 130 when it was interrupted; the
-    result of an interrupted run is kept.
+    result of an interrupted run is kept. Of a sweep the lowest level decides, since the last one
+    is one that cannot keep up.
 
     Examples:
 
@@ -197,7 +197,8 @@ def compare_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder or hub id for all profiles; `random-100m` is made here.",
+            help="Folder or hub id for all profiles that are started; `random-100m` is made here. "
+            "Where all arms are endpoints, the model's name.",
             show_default="the profile's; random-100m instead of the demo model",
         ),
     ] = None,
@@ -220,6 +221,15 @@ def compare_command(
     api_key: ApiKey = None,
     tokenizer: Tokenizer = None,
     slo: SloText = None,
+    force_output: ForceOutput = True,
+    cluster_token: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Baton endpoints that run already, to scrape the workers behind their "
+            "routers. Sent to every URL.",
+            show_default=False,
+        ),
+    ] = None,
     between: Annotated[
         Literal["parked", "running", "stopped"] | None,
         typer.Option(
@@ -268,9 +278,10 @@ def compare_command(
                 CompareFlags(
                     arms=tuple(arms), workload=workload, model=model, pairs=pairs, levels=levels,
                     duration_s=duration, warmup_s=warmup, seed=seed, processes=processes, api=api,
-                    api_key=api_key, tokenizer=tokenizer, slo=slo, between=between,
-                    cpu_threads=cpu_threads, start_timeout_s=start_timeout, output=output,
-                    home=home_folder(home), as_json=as_json,
+                    api_key=api_key, tokenizer=tokenizer, slo=slo, force_output=force_output,
+                    cluster_token=cluster_token, between=between, cpu_threads=cpu_threads,
+                    start_timeout_s=start_timeout, output=output, home=home_folder(home),
+                    as_json=as_json,
                 )
             )
         )  # fmt: skip

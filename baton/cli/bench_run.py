@@ -93,6 +93,8 @@ class CompareFlags:
     api_key: str | None
     tokenizer: Path | None
     slo: str | None
+    force_output: bool
+    cluster_token: str | None
     between: str | None
     cpu_threads: int | None
     start_timeout_s: float
@@ -103,6 +105,8 @@ class CompareFlags:
 
 def run_run(flags: RunFlags) -> int:
     """Measures one endpoint; returns the exit status."""
+    if flags.sweep is not None and flags.rate_scale != 1.0:
+        raise SettingsError("--sweep sets the factor on the load by itself; leave out --rate-scale")
     workload = load_workload(flags.workload)
     target = Target(
         url=flags.url,
@@ -180,6 +184,8 @@ def run_compare(flags: CompareFlags) -> int:
         tokenizer=flags.tokenizer,
         api=Api(flags.api),
         api_key=flags.api_key,
+        cluster_token=flags.cluster_token,
+        force_output=flags.force_output,
         levels=parse_levels(flags.levels, "--levels"),
         pairs=flags.pairs,
         duration_s=flags.duration_s,
@@ -193,9 +199,10 @@ def run_compare(flags: CompareFlags) -> int:
         command=repeat_command(flags),
     )
     check_options(specs, options)
-    if model == RANDOM_100M:
+    started = any(spec.url is None for spec in specs)
+    if started and model == RANDOM_100M:
         options = _with_model(options, benchmark_model(flags.home, _say))
-    elif model is not None and Path(model).expanduser().is_dir():
+    elif started and model is not None and Path(model).expanduser().is_dir():
         options = _with_model(options, Path(model).expanduser().resolve())
     folder = _folder(flags.output, flags.home, "compare")
 
@@ -273,6 +280,8 @@ def repeat_command(flags: CompareFlags) -> tuple[str, ...]:
     ):
         if value != default:
             words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    if not flags.force_output:
+        words.append("--no-force-output")
     return tuple(words)
 
 
@@ -299,6 +308,8 @@ def _has_gpu() -> bool:
 
 def _folder(asked: Path | None, home: Path, kind: str) -> Path:
     folder = asked.expanduser().resolve() if asked else results_folder(home) / new_id(kind)
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{folder} is a file; name a folder with --output")
     if folder.exists() and any(folder.iterdir()):
         raise SettingsError(f"{folder} is not empty; name another folder with --output")
     try:

@@ -30,6 +30,7 @@ from benchmarks.load.priority import first_in_line
 from benchmarks.load.processes import ChildCrew, Job
 from benchmarks.load.progress import Progress
 from benchmarks.load.resolve import resolve
+from benchmarks.load.shard import LATE_S
 from benchmarks.load.validity import find_problems, planned_shared_share
 from benchmarks.plan import Plan, Slo
 from benchmarks.records import ClientHealth, Problem, Run, RunMeta, Scrape
@@ -132,7 +133,7 @@ async def run(
     salt = salt if salt is not None else secrets.token_hex(8)
     if folder is not None:
         new_folder(folder)
-    resolved = await resolve(target)
+    resolved = await resolve(target, _models(workload, plan))
     job = Job(
         workload=workload.model_dump(mode="json", by_alias=True),
         target=resolved,
@@ -149,7 +150,7 @@ async def run(
         await _warm_up(workload, job, processes, warmup_s, watch)
     crew: Crew
     if processes > 1:
-        crew = ChildCrew(job, processes, folder)
+        crew = ChildCrew(job, processes, folder, most_s=_most_s(plan, resolved))
     else:
         crew = LocalCrew(plan, resolved, _writer(job), path=requests_path(folder))
     extra = {
@@ -184,6 +185,18 @@ async def run_plan(
     return await _run_crew(crew, plan, target, salt, folder, watch, {"rate_scale": 1.0})
 
 
+def _models(workload: Workload, plan: Plan) -> set[str]:
+    """Every model that the workload names: those of its classes, and those of a trace's rows."""
+    classes = workload.spec.classes or {}
+    named = {name for entry in classes.values() for name in entry.models or ()}
+    return named | {request.model for request in plan.requests if request.model is not None}
+
+
+def _most_s(plan: Plan, target: ResolvedTarget) -> float:
+    """How long after second zero the last request has ended, whatever the endpoint does."""
+    return plan.duration_s + LATE_S + target.timeout_s
+
+
 def _writer(job: Job) -> PromptWriter:
     return PromptWriter(
         job.salt, tokenizer=job.target.tokenizer, tokens_per_word=job.target.tokens_per_word
@@ -214,7 +227,7 @@ async def _warm_up(
         return
     crew: Crew
     if processes > 1:
-        crew = ChildCrew(other, processes, None)
+        crew = ChildCrew(other, processes, None, most_s=_most_s(plan, job.target))
     else:
         crew = LocalCrew(plan, job.target, _writer(other), keep=False)
     quiet = _Watch(watch.stop, watch.on_progress, None, watch.label)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,23 +37,38 @@ class RecordFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("ab", buffering=_BUFFER_BYTES)
         self._encoder = msgspec.json.Encoder()
         self._flushed_s = 0.0
 
     def add(self, record: RequestRecord) -> None:
-        """Appends a record; it may stay in memory until the next flush."""
-        self._file.write(self._encoder.encode(record) + b"\n")
+        """Appends a record; it may stay in memory until the next flush.
+
+        Raises:
+            SettingsError: it cannot be written, as on a full disk; so do the others.
+        """
+        with self._writing():
+            self._file.write(self._encoder.encode(record) + b"\n")
 
     def tick(self, now: float) -> None:
         """Flushes if it is time; to be called several times a second."""
         if abs(now - self._flushed_s) >= FLUSH_S:
             self._flushed_s = now
-            self._file.flush()
+            with self._writing():
+                self._file.flush()
 
     def close(self) -> None:
         """Flushes and closes; safe to call twice."""
-        self._file.close()
+        with self._writing():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SettingsError(f"{self._path} cannot be written ({error.strerror})") from error
 
 
 def write_meta(folder: Path, meta: RunMeta) -> None:
@@ -75,8 +91,10 @@ def new_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Found out now, and not when the first answer is to be written.
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise SettingsError(f"{folder} cannot be made ({error.strerror})") from error
+        raise SettingsError(f"{folder} cannot be written ({error.strerror})") from error
     if (folder / RUN_FILE).exists() or (folder / REQUESTS).exists():
         raise SettingsError(f"{folder} holds a run already; name another folder")
 

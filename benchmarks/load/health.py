@@ -33,20 +33,22 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def lag_of(record: RequestRecord) -> float | None:
     """Seconds from schedule to send that are the client's own: opening a connection is left out,
-    a server's queue of connections is not ours. None for what has no schedule of its own."""
-    if record.lane is not None or record.turn > 0 or record.sent_s is None:
+    a server's queue of connections is not ours. A closed loop and a later turn are due when the
+    answer before them has ended (and its reader has thought): what comes on top of that, such as
+    making the prompt, is the client's as well. None for what was not sent."""
+    if record.sent_s is None:
         return None
     return max(0.0, record.sent_s - record.scheduled_s - (record.connect_s or 0.0))
 
 
 class Lags:
-    """Lags of the open loop as they come."""
+    """Lags as they come."""
 
     def __init__(self) -> None:
         self._values = array("d")
 
     def add(self, record: RequestRecord) -> None:
-        """Counts a record, if it was on a schedule."""
+        """Counts a record, if it was sent."""
         if (lag_s := lag_of(record)) is not None:
             self._values.append(lag_s)
 
@@ -99,11 +101,15 @@ class Quiet:
         self._next_s = 0.0
         self._collected = 0
 
+    def settle(self) -> None:
+        """Collects everything, which takes a while after a large plan was built: to be called
+        before second zero is agreed on."""
+        gc.collect()
+
     @contextlib.contextmanager
     def held(self) -> Iterator[Quiet]:
         """Holds while open; everything is as before afterwards."""
         enabled, switch_s = gc.isenabled(), sys.getswitchinterval()
-        gc.collect()
         gc.freeze()
         gc.disable()
         sys.setswitchinterval(_SWITCH_S)

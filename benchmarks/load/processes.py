@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -179,10 +180,15 @@ class ChildCrew:
         job: what to do; ``shard``, ``shards`` and ``path`` are filled in here.
         count: how many.
         folder: where records are merged into; None uses a scratch folder.
+        most_s: after second zero, when all must have ended by themselves, give or take half a
+            minute; whoever has not is killed. None waits.
     """
 
-    def __init__(self, job: Job, count: int, folder: Path | None) -> None:
+    def __init__(
+        self, job: Job, count: int, folder: Path | None, *, most_s: float | None = None
+    ) -> None:
         self._job = job
+        self._most_s = most_s
         self._members = [_Member(number) for number in range(count)]
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if folder is None:
@@ -231,20 +237,28 @@ class ChildCrew:
                 raise OurFault("a sending process did not start:\n" + "\n".join(member.tail))
 
     async def run(self, zero_s: float, stop: asyncio.Event) -> ClientHealth:
-        """Tells second zero and waits for all of them."""
+        """Tells second zero and waits for all of them; a stopped or wedged one not for ever."""
         for member in self._members:
             await member.say(Order(zero_s=zero_s))
         waiting = asyncio.gather(*(member.wait() for member in self._members))
         stopping = asyncio.create_task(self._stop_on(stop), name="stop-children")
         try:
-            await waiting
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s(zero_s)):
+                    await waiting
         finally:
             stopping.cancel()
             waiting.cancel()
             await asyncio.gather(waiting, stopping, return_exceptions=True)
         for member in self._members:
+            await member.close()
             self._judge(member)
         return worst(member.health for member in self._members if member.health is not None)
+
+    def _patience_s(self, zero_s: float) -> float | None:
+        if self._most_s is None:
+            return None
+        return max(0.0, zero_s - time.monotonic()) + self._most_s + _DRAIN_SPARE_S
 
     def counts(self) -> Counts:
         """Of all."""

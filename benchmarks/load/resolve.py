@@ -7,6 +7,7 @@ small requests finds that out, and how long our words are to the server's tokeni
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ from benchmarks.target import Target
 from benchmarks.workloads import PromptWriter
 
 _LOOK_S = 15.0
+_TRIAL_S = 120.0
+"""For one trial request, at most: an endpoint that hangs is said to, long before ``--timeout``."""
 _MAX_BYTES = 4 * 1024 * 1024
 _SHORT_WORDS, _LONG_WORDS = 16, 144
 _TRIAL_TOKENS = 2
@@ -46,16 +49,21 @@ class _Refused(Exception):
         self.said = said
 
 
-async def resolve(target: Target) -> ResolvedTarget:
+async def resolve(target: Target, models: Collection[str] = ()) -> ResolvedTarget:
     """Finds the model, tries one request with the options of the run, measures the length of words
     where there is no tokenizer.
+
+    Args:
+        target: what is to be measured.
+        models: that the workload names; the endpoint must have them all.
 
     Raises:
         TargetError: what is wrong, and what to do.
     """
     url = base_url(target.url)
-    async with http_session(target) as http:
-        model = await _find_model(http, url, target.model)
+    patience_s = min(target.timeout_s, _TRIAL_S)
+    async with http_session(msgspec.structs.replace(target, timeout_s=patience_s)) as http:
+        model = await _find_model(http, url, target.model, models)
         resolved = ResolvedTarget(
             url=url,
             model=model,
@@ -94,7 +102,9 @@ def base_url(written: str) -> str:
     return url
 
 
-async def _find_model(http: aiohttp.ClientSession, url: str, wanted: str | None) -> str:
+async def _find_model(
+    http: aiohttp.ClientSession, url: str, wanted: str | None, named: Collection[str]
+) -> str:
     status, body = await _get(http, f"{url}/v1/models")
     if status in (401, 403):
         raise TargetError(
@@ -113,6 +123,12 @@ async def _find_model(http: aiohttp.ClientSession, url: str, wanted: str | None)
             error
         )
     listed = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    missing = [name for name in sorted(named) if name not in names]
+    if missing:
+        raise TargetError(
+            f"{url} has no model {missing[0]!r}, which the workload asks for; it has: "
+            f"{listed or 'none'}"
+        )
     if wanted is not None:
         if wanted not in names:
             raise TargetError(f"{url} has no model {wanted!r}; it has: {listed or 'none'}")
@@ -196,7 +212,8 @@ async def _trial(
                 raise _Refused(response.status, error_text(body))
             usage = _usage(body, stream=target.stream)
     except TimeoutError as error:
-        raise TargetError(f"{url} gave no answer within {target.timeout_s:g} s") from error
+        patience_s = min(target.timeout_s, _TRIAL_S)
+        raise TargetError(f"{url} gave no answer within {patience_s:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise TargetError(f"{url} broke off ({shorten(str(error))})") from error
     except BadAnswer as error:

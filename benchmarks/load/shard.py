@@ -121,6 +121,8 @@ class Shard:
             request = lane.draw(0)
             prompt = await self._text(request)
             self._first_of_lane.append((request, prompt))
+        if self._quiet is not None:
+            self._quiet.settle()
 
     async def run(self, sender: Sender, stop: asyncio.Event) -> ClientHealth:
         """From second zero, which may lie ahead, until the last request has ended.

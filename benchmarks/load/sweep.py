@@ -27,8 +27,9 @@ BISECTIONS = 3
 _MOST_DOUBLINGS = 7
 ACHIEVED_SHARE = 0.95
 ATTAINED_SHARE = 0.9
-_GAIN = 1.05
-"""A closed loop whose throughput grows by less than this for twice the clients has no more."""
+_GAIN = 0.05
+"""A closed loop whose throughput grows by less than this share for twice the clients, and in
+proportion for fewer, has no more."""
 _LEVELS = (1e-3, 1e4)
 
 
@@ -60,8 +61,9 @@ def saturation(result: Run, *, before: Run | None = None) -> Saturation:
     if grown is not None:
         return Saturation(True, grown)
     if before is not None and all(record.lane is not None for record in result.records):
+        more = _clients(result) / max(_clients(before), 1) - 1.0
         rate, lower = _rate(result), _rate(before)
-        if rate < lower * _GAIN:
+        if more > 0 and rate < lower * (1.0 + _GAIN * more):
             return Saturation(True, f"{rate:.3g} requests/s, after {lower:.3g} with fewer clients")
     return Saturation(False)
 
@@ -127,10 +129,13 @@ async def sweep(
     base_salt = salt if salt is not None else secrets.token_hex(8)
     done: dict[float, Run] = {}
 
-    async def measure(level: float) -> bool:
-        """Whether it was saturated; True as well when there is to be no more."""
+    folders: dict[float, Path] = {}
+
+    async def measure(level: float) -> None:
         name = f"{len(done) + 1:02d}-x{level:g}"
-        result = await run(
+        if folder is not None:
+            folders[level] = folder / name
+        done[level] = await run(
             workload,
             target,
             seed=seed,
@@ -139,7 +144,7 @@ async def sweep(
             duration_s=duration_s,
             salt=f"{base_salt}/{name}",
             processes=processes,
-            folder=folder / name if folder is not None else None,
+            folder=folders.get(level),
             warmup_s=warmup_s,
             slo=slo,
             on_progress=on_progress,
@@ -147,11 +152,16 @@ async def sweep(
             observer=make_observer() if make_observer is not None else None,
             label=f"x{level:g}",
         )
+
+    def judge(level: float) -> bool:
         lower = max((known for known in done if known < level), default=None)
-        judged = saturation(result, before=done[lower] if lower is not None else None)
-        _note(result, judged, folder / name if folder is not None else None)
-        done[level] = result
+        judged = saturation(done[level], before=done[lower] if lower is not None else None)
+        _note(done[level], judged, folders.get(level))
         return judged.saturated
+
+    async def measure_and_judge(level: float) -> bool:
+        await measure(level)
+        return judge(level)
 
     if levels is not None:
         for level in levels:
@@ -159,8 +169,11 @@ async def sweep(
                 break
             if level not in done:
                 await measure(level)
+        # Whatever the order of running: closed loops are held against the next lower level.
+        for level in sorted(done):
+            judge(level)
     else:
-        await search(measure, stop, bisections=bisections)
+        await search(measure_and_judge, stop, bisections=bisections)
     return [done[level] for level in sorted(done)]
 
 
@@ -204,6 +217,10 @@ def _note(result: Run, judged: Saturation, folder: Path | None) -> None:
         result.meta.problems = [*result.meta.problems, problem]
     if folder is not None:
         write_meta(folder, result.meta)
+
+
+def _clients(result: Run) -> int:
+    return len({record.lane for record in result.records})
 
 
 def _rate(result: Run) -> float:

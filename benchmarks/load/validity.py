@@ -2,7 +2,7 @@
 
 Thresholds, and why:
 
-- ``client_lagged``: the p99 of the open loop's lag, or of the event loop's stalls, over 10 ms and
+- ``client_lagged``: the p99 of the requests' lag, or of the event loop's stalls, over 10 ms and
   over 5 % of the median TTFT (25 % of the median gap between chunks for stalls). Ten milliseconds
   is what a busy machine's scheduler takes now and then; beyond it the client must at least be small
   against what it measures. Where fewer than three requests were late (the p99 of a hundred hangs

@@ -46,6 +46,7 @@ def _run(ident: str, started_wall_s: float = 20.0, **more: object) -> RunMeta:
         salt="s",
         plan={"workload": "chat", "trace_sha256": None},
         target={"url": "http://127.0.0.1:8000"},
+        versions={"baton_commit": "def"},
     )
     for name, value in more.items():
         setattr(meta, name, value)
@@ -79,12 +80,29 @@ def test_results_are_listed_newest_first(tmp_path: Path) -> None:
         *("new", "run", "chat"),
         ["http://127.0.0.1:8000"],
     )
+    assert run.commit == "def"
     assert (comparison.id, comparison.kind, comparison.workload) == ("old", "compare", "mixed")
     assert comparison.arms == ["a", "b"]
     assert comparison.profile_versions == {"a": "v1"}
     assert (comparison.commit, comparison.trace_sha256) == ("abc", "ff")
     assert comparison.headline == "B wins."
     assert comparison.valid
+
+
+def test_runs_of_a_sweep_are_listed_and_found(tmp_path: Path) -> None:
+    """Each under the sweep's id."""
+    for place, level in enumerate(("01-x1", "02-x2")):
+        folder = results_folder(tmp_path) / "20261120-1-run-ab" / level
+        folder.mkdir(parents=True)
+        write_meta(folder, _run(level, 20.0 + place))
+    assert [entry.id for entry in entries(tmp_path)] == [
+        "20261120-1-run-ab/02-x2",
+        "20261120-1-run-ab/01-x1",
+    ]
+    assert find(tmp_path, "latest").name == "02-x2"
+    assert find(tmp_path, "20261120-1-run-ab/01").name == "01-x1"
+    with pytest.raises(SettingsError, match="fits 2 results"):
+        find(tmp_path, "20261120-1")
 
 
 def test_what_is_wrong_with_a_result_is_its_headline(tmp_path: Path) -> None:

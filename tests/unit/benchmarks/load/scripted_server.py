@@ -73,7 +73,8 @@ class ScriptedServer:
     ``fault`` is what happens to a request: None, ``http_503``, ``error_event``, ``cut`` (the
     connection breaks after the first chunk), ``quiet_end`` (a proper end without a finish),
     ``hang`` (no answer), ``disconnect`` (closed before the status), ``json`` (200 with something
-    else), ``garbage``.
+    else), ``garbage``. ``stall_at``: seconds after the first request for text, and for how long,
+    it stands still. ``together``: nobody is answered before so many requests have come.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,9 @@ class ScriptedServer:
         self.cached = 0
         self.short_by = 0
         self.stalled_until_s = 0.0
+        self.stall_at: tuple[float, float] | None = None
+        self.together = 0
+        self._crowd = asyncio.Event()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.open: set[_Connection] = set()
@@ -138,8 +142,14 @@ class ScriptedServer:
         elif self.refuses_force and "ignore_eos" in body:
             connection.whole(400, b'{"error": {"message": "Unknown parameter: ignore_eos"}}')
         else:
+            if not self.requests and self.stall_at is not None:
+                after_s, length_s = self.stall_at
+                asyncio.get_running_loop().call_later(after_s, self.stall, length_s)
             self.requests.append(body)
             self.headers.append(headers)
+            if len(self.requests) >= self.together:
+                self._crowd.set()
+            await self._crowd.wait()
             await self._text(connection, path, body)
 
     async def _text(self, connection: _Connection, path: str, body: dict[str, Any]) -> None:

@@ -51,6 +51,18 @@ def write(folder: Path, records: list[RequestRecord], name: str = REQUESTS) -> N
     file.close()
 
 
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """In words, at the write that does not fit."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    file = RecordFile(tmp_path / "full")
+    file.add(record(0))
+    with pytest.raises(SettingsError, match=r"full cannot be written \(No space left"):
+        file.tick(100.0)
+    with pytest.raises(SettingsError, match="cannot be written"):
+        file.close()
+    file.close()
+
+
 def test_round_trip(tmp_path: Path) -> None:
     """What was written is read again, records by schedule."""
     records = [record(0), record(1, error="timeout", detail="late", tenant="t", priority=3)]

@@ -50,6 +50,9 @@ async def test_models(server: ScriptedServer) -> None:
     with pytest.raises(TargetError, match=r"no model 'c'; it has: a, b"):
         await resolve(Target(url=server.url, model="c"))
     assert (await resolve(Target(url=server.url, model="b"))).model == "b"
+    with pytest.raises(TargetError, match=r"no model 'lora', which the workload asks for.*: a, b"):
+        await resolve(Target(url=server.url, model="b"), {"a", "lora"})
+    assert await resolve(Target(url=server.url, model="b"), {"a"})
     server.models = []
     with pytest.raises(TargetError, match="lists no model"):
         await resolve(Target(url=server.url))
@@ -77,8 +80,9 @@ async def test_refused_options(server: ScriptedServer) -> None:
 async def test_faults(server: ScriptedServer, fault: str, message: str) -> None:
     """An endpoint that fails the trial request."""
     server.fault = fault
+    timeout_s = 0.2 if fault == "hang" else 10.0
     with pytest.raises(TargetError, match=message):
-        await resolve(Target(url=server.url, timeout_s=0.2))
+        await resolve(Target(url=server.url, timeout_s=timeout_s))
 
 
 async def test_nobody_there() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.load.health import LoopWatch, lag_of, percentile, worst
-from benchmarks.load.sweep import backlog, search
+from benchmarks.load.sweep import backlog, saturation, search
 from benchmarks.load.validity import expected_cached_tokens, find_problems, planned_shared_share
 from benchmarks.plan import Piece, Plan
-from benchmarks.records import ClientHealth, RequestRecord
+from benchmarks.records import ClientHealth, RequestRecord, Run, RunMeta
 from tests.unit.benchmarks.load.plans import evenly, plan, request
 
 GOOD = ClientHealth(lag_p50_s=0.0005, lag_p99_s=0.002, stall_p99_s=0.003, cpu_share=0.3)
@@ -145,8 +145,8 @@ def test_expected_cache_of_a_session() -> None:
 def test_lag_leaves_out_what_is_not_ours() -> None:
     """Opening a connection is not the client's lag; lanes and later turns have no schedule."""
     assert lag_of(answered(0, sent_s=0.5, connect_s=0.4)) == pytest.approx(0.1)
-    assert lag_of(answered(0, lane="a")) is None
-    assert lag_of(answered(0, turn=1)) is None
+    assert lag_of(answered(0, sent_s=0.5, lane="a")) == pytest.approx(0.5)
+    assert lag_of(answered(0, sent_s=0.5, turn=1)) == pytest.approx(0.5)
     assert lag_of(answered(0, sent_s=None)) is None
 
 
@@ -191,3 +191,23 @@ async def test_search_closes_in(capacity: float) -> None:
     assert good <= capacity < first_bad
     assert first_bad - good <= capacity * 0.25
     assert len(tried) <= 12
+
+
+def closed(clients: int, answers: int) -> Run:
+    """A second of a closed loop."""
+    records = [answered(n, lane=f"lane-{n % clients}") for n in range(answers)]
+    meta = RunMeta(
+        id="r", started_wall_s=0.0, duration_s=1e6, ended_s=1e6, complete=True, salt="s", plan={},
+        target={},
+    )  # fmt: skip
+    return Run(meta, records)
+
+
+@pytest.mark.parametrize(
+    ("clients", "answers", "saturated"),
+    [(16, 104, True), (16, 106, False), (9, 100, True), (9, 101, False), (8, 90, False)],
+)
+def test_a_closed_loop_has_no_more_to_give(clients: int, answers: int, saturated: bool) -> None:
+    """Five per cent more throughput are asked of twice the clients, and in proportion of fewer;
+    of as many clients nothing."""
+    assert saturation(closed(clients, answers), before=closed(8, 100)).saturated == saturated
