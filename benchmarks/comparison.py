@@ -134,7 +134,9 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     ``rate_ttft_p50``, ``rate_ttft_p99``, ``rate_tpot_p99``, ``rate_itl_p99``, ``rate_goodput``,
     ``rate_attainment`` (x offered requests per second, y with ``low`` and ``high``,
     ``saturated`` per point); ``waterfall`` (x names of stages in ``labels``, y mean seconds);
-    ``pareto`` (x output tokens/s per user, y output tokens/s per accelerator).
+    ``pareto`` (x output tokens/s per user, y output tokens/s per accelerator); ``price`` (the same
+    x, y dollars per million output tokens). ``source`` of ``rate_attainment`` names the bound that
+    it is about, if it is one alone.
     """
 
     chart: str

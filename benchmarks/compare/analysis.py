@@ -105,6 +105,9 @@ def count_pairs(
         elif lost:
             text = f"load {level:g}: {len(lost)} pairs were left out: {'; '.join(lost)}"
             problems.append(Problem("pairs_left_out", text, fatal=False))
+    if blocks and not any(counted.values()):
+        text = "Not one repetition counted, so nothing here is a figure of this comparison."
+        problems.insert(0, Problem("no_pairs", text))
     return counted, problems
 
 
@@ -149,7 +152,7 @@ def all_metrics(pool: Pool) -> list[Metric]:
             found.append(
                 Metric(
                     arm=arm, level=ALL_LEVELS, class_name=ALL, key=MAX_RATE,
-                    estimate=_rate_estimate(pool, list(rates.values())),
+                    estimate=_rate_estimate(pool, [found.rate for found in rates.values()]),
                 )
             )  # fmt: skip
     return found

@@ -37,6 +37,7 @@ _UNITS = {
     "goodput_rps": " requests/s",
     "goodput_per_accelerator": " requests/s",
 }
+_ARMS = 3
 _EFFECTS = 4
 _TIES = 4
 
@@ -56,6 +57,9 @@ def headline(pool: Pool, verdicts: Sequence[Verdict]) -> list[str]:
     failing = _errors(pool, level)
     if failing:
         return [*sentences[:2], failing]
+    if len(others) > _ARMS:
+        more = len(others) - _ARMS + 1
+        return [*sentences[: _ARMS - 1], f"The verdicts on {more} more arms stand below."]
     return sentences[:3]
 
 

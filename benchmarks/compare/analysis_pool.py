@@ -65,7 +65,8 @@ class Pool:
         arms: by name, the base first.
         pairs: counted pairs by level, sorted.
         parts: by arm, level, pair and then class.
-        offered: requests per second that a level offers, where its plans are open loop.
+        offered: requests per second that a level offers, where none of its requests come from
+            closed loops, whose rate is the server's.
         open_loop: levels in which every request had a time of its own to be sent.
     """
 
@@ -101,9 +102,10 @@ class Pool:
                     run = runs[arm.name, level, pair]
                     kept[arm.name, level, pair] = parts(run.records, run.meta.duration_s, slos)
                     rate = run.meta.plan.get("offered_rps")
-                    if isinstance(rate, int | float):
+                    lanes = any(r.lane is not None for r in run.records)
+                    if isinstance(rate, int | float) and not lanes:
                         offered.setdefault(level, []).append(float(rate))
-                    if any(r.lane is not None or r.session is not None for r in run.records):
+                    if lanes or any(r.session is not None for r in run.records):
                         closed.add(level)
         return cls(
             arms={arm.name: arm for arm in arms},
@@ -157,9 +159,8 @@ class Pool:
 
     def saturated(self, arm: str, level: float) -> bool:
         """Whether the arm's queue grew for as long as the load went on. A backlog within twice
-        its chance variation is none. Closed loops wait for the server and never saturate."""
-        if level not in self.open_loop:
-            return False
+        its chance variation is none. Closed loops wait for the server and never saturate, but the
+        open classes beside them may."""
         served, due = self.total(arm, level, ALL, "served_share")
         return due - served > max((1.0 - SATURATED_SHARE) * due, 2.0 * math.sqrt(due))
 
@@ -235,6 +236,8 @@ class Pool:
         if key in PRICES:
             unit = PRICES[key].unit
             value, low, high = turned(value, unit), turned(high, unit), turned(low, unit)
+        if high is not None and key.startswith(("attainment", "error_share")):
+            high = min(high, 1.0)
         known = self.enough(arm, level, class_name, key)
         return Estimate(value=value, low=low, high=high, n=n, enough=known)
 
@@ -271,25 +274,49 @@ MET_SHARE = 0.9
 """A level meets the SLO in a pair if at least this share of its judged requests is good."""
 
 
-def max_rates(pool: Pool, arm: str) -> dict[int, float]:
-    """By pair counted at every level: the highest offered rate up to which, from the lowest level
-    on, attainment is at least ``MET_SHARE``; 0 if the lowest level misses it already.
+@dataclass(frozen=True, slots=True)
+class MaxRate:
+    """The highest offered rate (requests per second) within the SLO, in one pair.
+
+    ``at_least``: the highest level that was measured meets the SLO too, so the true rate is this
+    or more. A rate of 0 says that the lowest level misses it already.
+    """
+
+    rate: float
+    at_least: bool = False
+
+
+def max_rates(pool: Pool, arm: str) -> dict[int, MaxRate]:
+    """By pair counted at every level: the rate at which attainment, from the lowest level on,
+    first falls below ``MET_SHARE``, on a straight line between the two levels around it. Taking the
+    level below it instead would turn a percentage point of attainment into a factor of two.
 
     Empty if fewer than two levels were measured, or they offer no rate, or nothing is asked.
     """
-    levels = sorted(pool.pairs)
-    if len(levels) < 2 or any(level not in pool.offered for level in levels):
+    if len(pool.pairs) < 2 or any(level not in pool.offered for level in pool.pairs):
         return {}
+    levels = sorted(pool.pairs, key=lambda at: pool.offered[at])
     both = set.intersection(*(set(pool.pairs[level]) for level in levels))
-    found: dict[int, float] = {}
+    found: dict[int, MaxRate] = {}
     for pair in sorted(both):
-        best = 0.0
-        for level in sorted(levels, key=lambda at: pool.offered[at]):
+        line: list[tuple[float, float]] = []
+        for level in levels:
             good, asked = pool.parts[arm, level, pair][ALL].sums.get("attainment", (0.0, 0.0))
             if asked <= 0:
                 return {}
-            if good / asked < MET_SHARE:
-                break
-            best = pool.offered[level]
-        found[pair] = best
+            line.append((pool.offered[level], good / asked))
+        found[pair] = _crossing(line)
     return found
+
+
+def _crossing(line: Sequence[tuple[float, float]]) -> MaxRate:
+    """Where the attainment (second of each point) first falls below ``MET_SHARE``."""
+    before: tuple[float, float] | None = None
+    for rate, share in line:
+        if share < MET_SHARE:
+            if before is None:
+                return MaxRate(0.0)
+            part = (before[1] - MET_SHARE) / (before[1] - share)
+            return MaxRate(before[0] + part * (rate - before[0]))
+        before = rate, share
+    return MaxRate(line[-1][0], at_least=True)

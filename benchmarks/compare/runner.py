@@ -50,6 +50,10 @@ class CompareOptions:
     """How a comparison is run.
 
     Attributes:
+        model: of the profiles that are started: a folder or hub id instead of the profile's. Where
+            all arms are endpoints, the model's name there.
+        cluster_token: of the endpoints that run already, for a look at the engines behind them.
+        force_output: whether answers are forced to their planned length.
         levels: factors on the workload's rates and concurrency.
         pairs: repetitions of each level and arm. Five are the least for an interval.
         duration_s: of a block, instead of the workload's.
@@ -63,6 +67,8 @@ class CompareOptions:
     tokenizer: Path | None = None
     api: Api = Api.COMPLETIONS
     api_key: str | None = None
+    cluster_token: str | None = None
+    force_output: bool = True
     levels: tuple[float, ...] = (1.0,)
     pairs: int = RECOMMENDED_PAIRS
     duration_s: float | None = None
@@ -139,7 +145,7 @@ class _Comparison:
             )
         block.problems = list(measured.meta.problems)
         block.summary = {
-            **summarise(measured),
+            **summarise(measured, self.result.slos),
             "client": msgspec.to_builtins(measured.meta.client),
         }
         if not measured.meta.complete:
@@ -157,7 +163,7 @@ class _Comparison:
     async def _serving(self, spec: ArmSpec) -> AsyncIterator[Target]:
         """The arm, ready to be measured; afterwards as ``between`` says."""
         if spec.url is not None:
-            yield await self._target(spec, spec.url, None)
+            yield await self._target(spec, spec.url, self.options.cluster_token)
             return
         stack = self.stacks.get(spec.name)
         if stack is None:
@@ -173,7 +179,9 @@ class _Comparison:
                 raise _Stopped
             self.resident.add(spec.name)
         elif self.options.between is Between.PARKED:
-            await stack.resume()
+            await unless_stopped(stack.resume(), self.stop)
+            if self.stop.is_set():
+                raise _Stopped
         try:
             yield await self._target(spec, stack.url, stack.token)
         finally:
@@ -187,17 +195,28 @@ class _Comparison:
         options = self.options
         target = Target(
             url=url,
-            model=spec.profile.served_name if spec.profile and options.model is None else None,
+            model=self._model_name(spec),
             api_key=options.api_key,
             api=options.api,
             tokenizer=options.tokenizer,
+            force_output=options.force_output,
             cluster_token=token,
         )
         arm = self._arm(spec.name)
         if not arm.model:
             known = await resolve(target)
             arm.model, arm.url = known.model, url
+            if known.version is not None:
+                arm.versions = {"server": known.version}
         return msgspec.structs.replace(target, model=arm.model)
+
+    def _model_name(self, spec: ArmSpec) -> str | None:
+        """What to ask for; None asks for the only one there is."""
+        if all(other.url is not None for other in self.specs) and self.options.model is not None:
+            return self.options.model
+        if spec.profile is not None and self.options.model is None:
+            return spec.profile.served_name
+        return None
 
     def _arm(self, name: str) -> Arm:
         return next(arm for arm in self.result.arms if arm.name == name)
@@ -299,8 +318,11 @@ def check_options(specs: Sequence[ArmSpec], options: CompareOptions) -> None:
         raise SettingsError("--levels are factors above 0, such as 0.5,1,1.5")
     if len(set(options.levels)) != len(options.levels):
         raise SettingsError("--levels has a factor twice")
-    if options.model is not None and all(spec.url for spec in specs):
-        raise SettingsError("--model is for profiles that are started; these endpoints run already")
+    if options.cluster_token is not None and not any(spec.url for spec in specs):
+        raise SettingsError(
+            "--cluster-token is for endpoints that run already; profiles that are started have "
+            "their own"
+        )
 
 
 def service_levels(

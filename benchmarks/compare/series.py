@@ -6,6 +6,7 @@ trade-off without a known number of accelerators. Nothing is smoothed and nothin
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,18 @@ Stages = Mapping[str, Mapping[str, float]]
 
 CDF_POINTS = 101
 _CDFS = ("ttft", "itl", "tpot", "e2e")
-_BY_RATE = {
-    "rate_ttft_p50": "ttft_p50",
-    "rate_ttft_p99": "ttft_p99",
-    "rate_tpot_p99": "tpot_p99",
-    "rate_itl_p99": "itl_p99",
-    "rate_goodput": "goodput_rps",
-    "rate_attainment": "attainment",
-}
+_BY_RATE = (
+    ("rate_ttft_p50", "", "ttft_p50"),
+    ("rate_ttft_p99", "", "ttft_p99"),
+    ("rate_tpot_p99", "", "tpot_p99"),
+    ("rate_itl_p99", "", "itl_p99"),
+    ("rate_goodput", "", "goodput_rps"),
+    ("rate_attainment", "", "attainment"),
+    ("rate_attainment", "TTFT", "attainment_ttft"),
+    ("rate_attainment", "TPOT", "attainment_tpot"),
+)
+"""Chart, which of several in it, and the figure."""
+_TRADES = (("pareto", "output_tokens_per_s_per_accelerator"), ("price", "usd_per_million_tokens"))
 _SCRAPED: Mapping[str, tuple[str, Callable[[Sequence[float]], float]]] = {
     "time_waiting": ("vllm:num_requests_waiting", math.fsum),
     "time_kv_usage": ("vllm:kv_cache_usage_perc", statistics.fmean),
@@ -74,8 +79,8 @@ def by_rate(pool: Pool, metrics: Sequence[Metric]) -> Iterator[Series]:
     classes = sorted({name for level in pool.levels for name in pool.classes(level)})
     for arm in pool.arms:
         for class_name in classes:
-            for chart, key in _BY_RATE.items():
-                line = Series(chart=chart, arm=arm, class_name=class_name)
+            for chart, source, key in _BY_RATE:
+                line = Series(chart=chart, arm=arm, class_name=class_name, source=source)
                 for level in pool.levels:
                     found = estimates.get((arm, level, class_name, key))
                     if found is None or found.value is None or not found.enough:
@@ -94,20 +99,21 @@ def by_rate(pool: Pool, metrics: Sequence[Metric]) -> Iterator[Series]:
 
 
 def pareto(pool: Pool, metrics: Sequence[Metric]) -> Iterator[Series]:
-    """Speed for one user (1 / median TPOT) against output per accelerator, a point per level."""
+    """Speed for one user (1 / median TPOT) against output per accelerator, and against the price of
+    a million output tokens; a point per level."""
     values = {
         (m.arm, m.level, m.key): m.estimate.value
         for m in metrics
         if m.class_name == ALL and m.estimate.enough
     }
-    for arm in pool.arms:
-        line = Series(chart="pareto", arm=arm)
+    for arm, (chart, key) in itertools.product(pool.arms, _TRADES):
+        line = Series(chart=chart, arm=arm)
         for level in pool.levels:
             tpot = values.get((arm, level, "tpot_p50"))
-            output = values.get((arm, level, "output_tokens_per_s_per_accelerator"))
-            if tpot and output is not None:
+            traded = values.get((arm, level, key))
+            if tpot and traded is not None:
                 line.x.append(1.0 / tpot)
-                line.y.append(output)
+                line.y.append(traded)
                 line.labels.append(f"{pool.offered.get(level, level):.3g}")
                 line.saturated.append(pool.saturated(arm, level))
         if line.y:

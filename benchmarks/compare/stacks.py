@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import msgspec
@@ -120,17 +120,24 @@ class Stack:
         env = {k: v for k, v in os.environ.items() if not k.startswith("BATON_") or k in kept}
         return {**env, "PYTHONUNBUFFERED": "1"}
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, what: str) -> NoReturn:
         tail = "\n".join(self._child.tail[-15:]) if self._child else ""
         raise EngineStartError(
             f"{self._arm.name} {what}; its logs are in {self._home / 'logs'}\n{tail}"
         )
 
     def park(self) -> None:
-        """Stops all its workers and engines where they are."""
+        """Stops all its workers and engines where they are.
+
+        Raises:
+            EngineStartError: it ended while it was measured.
+        """
         assert self._child is not None
         assert self._child.pid is not None
-        self._parked = _workers_below(self._child.pid)
+        try:
+            self._parked = _workers_below(self._child.pid)
+        except psutil.NoSuchProcess:
+            self._fail("ended while it was measured")
         for process in self._parked:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGSTOP)
@@ -145,6 +152,8 @@ class Stack:
         deadline = time.monotonic() + _READY_AFTER_RESUME_S
         async with aiohttp.ClientSession() as session:
             while not await self._all_ready(session):
+                if self._child is None or self._child.returncode is not None:
+                    self._fail("ended while it was parked")
                 if time.monotonic() > deadline:
                     self._fail("did not become ready again after it was parked")
                 await asyncio.sleep(_POLL_S)

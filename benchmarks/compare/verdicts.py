@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.compare.analysis_pool import (
     MAX_RATE,
     PRICES,
+    MaxRate,
     Pool,
     lower_is_better,
     max_rates,
@@ -31,7 +32,15 @@ from benchmarks.compare.analysis_pool import (
 )
 from benchmarks.comparison import Verdict
 from benchmarks.metrics import ALL, latency_key
-from benchmarks.stats import MIN_PAIRS, Contrast, bonferroni, contrast, decide, pooled_ratio
+from benchmarks.stats import (
+    MIN_PAIRS,
+    Contrast,
+    Outcome,
+    bonferroni,
+    contrast,
+    decide,
+    pooled_ratio,
+)
 
 Primary = Sequence[tuple[str, str]]
 
@@ -190,7 +199,8 @@ def _filled(blank: Verdict, found: Contrast) -> Verdict:
         if not note:
             note = f"judged by the difference, {low:.3g} to {high:.3g}, because of zeros"
         if found.base > 0:
-            low, high = 1.0 + low / found.base, 1.0 + high / found.base
+            # No figure here can be negative.
+            low, high = max(0.0, 1.0 + low / found.base), max(0.0, 1.0 + high / found.base)
         else:
             low = high = None
     if blank.key in PRICES:
@@ -237,26 +247,48 @@ def _tempered(pool: Pool, verdict: Verdict, found: Contrast) -> Verdict:
 
 
 def _rate_verdict(
-    pool: Pool, base: str, arm: str, rates: dict[str, dict[int, float]], confidence: float
+    pool: Pool, base: str, arm: str, rates: dict[str, dict[int, MaxRate]], confidence: float
 ) -> Verdict:
     """The highest rate within the SLO, as the mean of what it was in each pair."""
     pairs = sorted(set(rates[base]) & set(rates[arm]))
     draws = pool.draws(len(pairs))
     ones = np.ones(len(pairs))
     found = contrast(
-        pooled_ratio(np.array([rates[base][p] for p in pairs]), ones, draws),
-        pooled_ratio(np.array([rates[arm][p] for p in pairs]), ones, draws),
+        pooled_ratio(np.array([rates[base][p].rate for p in pairs]), ones, draws),
+        pooled_ratio(np.array([rates[arm][p].rate for p in pairs]), ones, draws),
         draws,
         confidence,
     )
     missing = MIN_PAIRS - len(pairs)
-    note = f"{len(pairs)} pairs; a verdict needs {MIN_PAIRS}: {missing} missing"
+    outcome = decide(found, "higher", relative=RESOLUTION)
+    if missing > 0:
+        note = f"{len(pairs)} pairs; a verdict needs {MIN_PAIRS}: {missing} missing"
+    else:
+        open_ended = [n for n in (base, arm) if any(rates[n][p].at_least for p in pairs)]
+        outcome, note = _told_rate(outcome, found, open_ended, arm, base)
     return _filled(
         Verdict(
             arm=arm, base=base, level=ALL_LEVELS, class_name=ALL, key=MAX_RATE,
             base_value=None, value=None, ratio=None, low=None, high=None, better="higher",
-            outcome=decide(found, "higher", relative=RESOLUTION), pairs=len(pairs),
-            note=note if missing > 0 else "",
+            outcome=outcome, pairs=len(pairs), note=note,
         ),
         found,
     )  # fmt: skip
+
+
+def _told_rate(
+    outcome: Outcome, found: Contrast, open_ended: Sequence[str], arm: str, base: str
+) -> tuple[Outcome, str]:
+    """The outcome and its note, where the levels that were measured do not hold the answer.
+
+    A rate that is only known to be at least something can win, and cannot lose or tie.
+    """
+    if not found.base and not found.value:
+        return "unknown", "both miss the SLO at the lowest load; measure lower loads"
+    if not open_ended:
+        return outcome, ""
+    loser = {"better": base, "worse": arm}.get(outcome)
+    if loser is None or loser in open_ended:
+        names = " and ".join(open_ended)
+        return "unknown", f"{names} met the SLO at the highest load too; measure higher loads"
+    return outcome, f"{open_ended[0]} met the SLO at the highest load too: it is at least this"

@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.axes import Axes
 
@@ -30,6 +31,10 @@ _TIMES = {
     "time_waiting": ("Requests waiting", "requests"),
     "time_kv_usage": ("KV cache in use", "share of the KV cache"),
     "time_rps": ("Requests sent", "requests per second"),
+}
+_TRADES = {
+    "pareto": ("output per accelerator", "output tokens/s per accelerator", True),
+    "price": ("price", "$ per million output tokens", False),
 }
 
 
@@ -116,17 +121,18 @@ class _Maker:
     def economy(self) -> Group:
         """Pareto points and where the time to the first token goes."""
         charts = []
-        for class_name in self._classes("pareto"):
-            lines = self._lines("pareto", class_name, None)
-            if lines:
-                charts.append(
-                    self._chart(
-                        "Speed for one user against output per accelerator" + _of(class_name),
-                        "One point per load, with its offered rate; hollow if saturated.",
-                        lines,
-                        plot.draw_points,
+        for name, (title, label, more_is_better) in _TRADES.items():
+            for class_name in self._classes(name):
+                lines = self._lines(name, class_name, None)
+                if lines:
+                    charts.append(
+                        self._chart(
+                            f"Speed for one user against {title}{_of(class_name)}",
+                            "One point per load, with its offered rate; hollow if saturated.",
+                            lines,
+                            partial(plot.draw_points, label=label, more_is_better=more_is_better),
+                        )
                     )
-                )
         levels = sorted({s.level or 0.0 for s in self._named("waterfall")})
         for class_name, level in itertools.product(self._classes("waterfall"), levels):
             lines = self._lines("waterfall", class_name, level)

@@ -48,7 +48,7 @@ _FIGURES: dict[str, Figure] = {
     "goodput_rps": Figure("Goodput", Kind.RATE, "Goodput"),
     "goodput_per_accelerator": Figure("Goodput per accelerator", Kind.RATE, "Goodput"),
     "good_output_tokens_per_s": Figure("Good output tokens", Kind.TOKENS, "Goodput"),
-    "max_rate": Figure("Highest rate within the SLO", Kind.RATE, "Goodput"),
+    "max_rate": Figure("Highest rate within the SLO", Kind.RATE, "Highest rate"),
     "attainment": Figure("SLO attainment", Kind.SHARE, "Attainment"),
     "attainment_ttft": Figure("SLO attainment, TTFT", Kind.SHARE, "Attainment"),
     "attainment_tpot": Figure("SLO attainment, TPOT", Kind.SHARE, "Attainment"),
@@ -84,6 +84,8 @@ DEFINITIONS: dict[str, str] = {
     "Goodput": "Requests per second that succeeded and met every service level that applies to "
     "them. They are judged from the schedule, because that is when a user began to wait. Per "
     "accelerator: divided by all accelerators of the arm.",
+    "Highest rate": "Requests per second that an arm is offered where 90 % of them still succeed "
+    "and meet their service level, on a straight line between the two levels of load around it.",
     "Attainment": "Share of the requests that succeeded and met every service level that applies "
     "to them, judged from the schedule.",
     "Saturated": "At a hollow point an arm no longer served what was offered: its queue grew for "

@@ -165,8 +165,10 @@ def draw_time(axes: Axes, lines: Sequence[tuple[int, Series]], label: str, *, sh
     axes.set_ylabel(label)
 
 
-def draw_points(axes: Axes, lines: Sequence[tuple[int, Series]]) -> None:
-    """Interactivity against efficiency: one point per level, joined in the order of levels."""
+def draw_points(
+    axes: Axes, lines: Sequence[tuple[int, Series]], label: str, *, more_is_better: bool
+) -> None:
+    """Interactivity against ``label``: one point per level, joined in the order of levels."""
     for index, series in lines:
         axes.plot(
             series.x,
@@ -192,13 +194,13 @@ def draw_points(axes: Axes, lines: Sequence[tuple[int, Series]]) -> None:
     plain(axes, "x")
     plain(axes, "y")
     axes.set_xlabel("output tokens/s per user (1 / TPOT)")
-    axes.set_ylabel("output tokens/s per accelerator")
+    axes.set_ylabel(label)
     axes.annotate(
-        "better ↗",
-        (1, 1),
+        "better ↗" if more_is_better else "better ↘",
+        (1, 1) if more_is_better else (1, 0.02),
         xycoords="axes fraction",
         ha="right",
-        va="top",
+        va="top" if more_is_better else "bottom",
         color=MUTED,
         fontsize=9.5,
     )
