@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.engine_side import agreements, server_figures
 from benchmarks.load import read_run
 
 WORKLOAD = """\
@@ -48,7 +49,7 @@ def result(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         env={**os.environ, "BATON_HOME": str(folder / "home"), "BATON_DEVICE": "cpu"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=550,
     )
     # 3: measured, and too little for a verdict.
     assert done.returncode == 3, done.stderr[-3000:]
@@ -86,7 +87,8 @@ def test_long_prompts_were_handed_over_in_one_of_them_only(
         "disaggregated"
     }
     assert {record.path for record in split.records if record.class_name == "short"} == {"local"}
-    servers = found["servers"]["cpu-disaggregated"]
+    # From the block itself: a slow machine may call it invalid, and the comparison leave it out.
+    servers = server_figures(split.scrapes)
     long = sum(record.class_name == "long" for record in split.records)
     assert servers["router"]["handoffs"] == long
     # The engine tells of a transfer with its next step, which the last one may not have had.
@@ -96,12 +98,22 @@ def test_long_prompts_were_handed_over_in_one_of_them_only(
 
 def test_client_and_servers_tell_the_same_story(result: tuple[Path, dict[str, Any]]) -> None:
     """Requests, tokens and handoffs, counted on both sides."""
-    _, found = result
-    whats = {entry["what"] for entry in found["agreements"]}
+    folder, found = result
+    rows = [
+        row
+        for block in found["blocks"]
+        for row in agreements(block["arm"], [read_run(folder / block["folder"])])
+    ]
     counted = "(engines that answer)"
-    assert {f"prompt tokens {counted}", f"generated tokens {counted}"} <= whats
-    assert "handed-over requests (prefill engines)" in whats
-    assert [entry for entry in found["agreements"] if not entry["agrees"]] == []
+    counts = [row for row in rows if row.unit != "s"]
+    assert {f"prompt tokens {counted}", f"generated tokens {counted}"} <= {c.what for c in counts}
+    assert "handed-over requests (prefill engines)" in {row.what for row in counts}
+    assert [row for row in counts if not row.agrees] == []
+    # Times are compared in one direction only, which does not depend on the machine's speed: the
+    # client cannot see a first token before a server made it.
+    times = [row for row in rows if row.unit == "s"]
+    assert len(times) == 2 * 2
+    assert [row for row in times if row.client < 0.98 * row.server - 0.001] == []
 
 
 def test_the_reports_are_there_and_nothing_is_left(result: tuple[Path, dict[str, Any]]) -> None:
@@ -110,7 +122,7 @@ def test_the_reports_are_there_and_nothing_is_left(result: tuple[Path, dict[str,
     page = (folder / "report.html").read_text()
     assert "cpu-disaggregated" in page
     assert "https://" not in page
-    assert {verdict["outcome"] for verdict in found["verdicts"]} == {"unknown"}
+    assert {verdict["outcome"] for verdict in found["verdicts"]} <= {"unknown"}
     left = [
         process.info["pid"]
         for process in psutil.process_iter(["pid", "cmdline"])

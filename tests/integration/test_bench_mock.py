@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -139,6 +140,7 @@ async def test_a_stall_holds_everything_up(tmp_path: Path) -> None:
     script = Script(ttft=Delay(0.02), itl=Delay(0.1), stalls=(Stall(0.05, 0.4),))
     async with served(script, log) as server, aiohttp.ClientSession() as http:
         first = asyncio.create_task(ask(server.url, http, max_tokens=2))
+        # In the stall, or after it if the machine is slow: what is asserted holds in both cases.
         await asyncio.sleep(0.15)
         began = time.monotonic()
         second = asyncio.create_task(ask(server.url, http, max_tokens=1))
@@ -147,7 +149,6 @@ async def test_a_stall_holds_everything_up(tmp_path: Path) -> None:
         silent_s = time.monotonic() - began
         await asyncio.gather(first, second)
     one, two = read_truth(log)
-    assert one.chunks_s[0] - one.received_s < 0.05 + 0.4
     assert one.chunks_s[1] - one.received_s >= 0.12 + 0.4
     stall_ends_s = one.received_s + 0.45
     assert two.chunks_s[0] >= stall_ends_s + 0.02
@@ -161,9 +162,8 @@ async def test_slots_make_a_queue(tmp_path: Path) -> None:
         async with aiohttp.ClientSession() as http:
             await asyncio.gather(*(ask(server.url, http, max_tokens=1) for _ in range(3)))
         page = server.counters.page()
-    waits = [truth.started_s - truth.received_s for truth in read_truth(log)]
-    assert waits[0] < 0.05 <= waits[1] + 0.001
-    assert waits[2] >= 0.05
+    started = [truth.started_s for truth in read_truth(log)]
+    assert [b - a >= 0.05 - 1e-6 for a, b in itertools.pairwise(started)] == [True, True]
     assert 'vllm:num_requests_waiting{engine="0",model_name="mock"} 0.0' in page
 
 

@@ -70,11 +70,12 @@ async def test_a_hung_decode_worker_is_not_tried_again() -> None:
 
 async def test_headers_do_not_extend_the_deadline() -> None:
     """The wait for the first content counts from the sending of the request."""
-    async with cluster(replace=QUICK) as c:
+    async with cluster() as c:
         c.d.inject(Trouble.HANG, Leg.LOCAL, times=2)
         watch = Stopwatch()
         assert (await c.complete(SHORT, stream=True)).status == 504
-        assert watch.s < 1.5 * FIRST_CONTENT_S
+        # One deadline of a second for both attempts, not one each.
+        assert watch.s < 1.9
 
 
 # --- after it -----------------------------------------------------------------------------------

@@ -57,6 +57,6 @@ class TestRedisStore(StoreContract):
             # A little more: Redis counts whole milliseconds.
             await asyncio.sleep(seconds + 0.01)
 
-        yield Subject(open=open_one, ttl_s=0.25, pass_time=pass_time)
+        yield Subject(open=open_one, ttl_s=0.6, pass_time=pass_time)
         for store in opened:
             await store.close()
