@@ -116,7 +116,7 @@ def _described(folder: Path, *, deeper: bool) -> Iterator[Path]:
     for child in folder.iterdir():
         if not child.is_dir():
             continue
-        if (child / COMPARE_FILE).exists() or (child / RUN_FILE).exists():
+        if _holds_result(child):
             yield child
         elif deeper:
             yield from _described(child, deeper=False)

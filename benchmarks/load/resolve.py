@@ -61,8 +61,8 @@ async def resolve(target: Target, models: Collection[str] = ()) -> ResolvedTarge
         TargetError: what is wrong, and what to do.
     """
     url = base_url(target.url)
-    patience_s = min(target.timeout_s, _TRIAL_S)
-    async with http_session(msgspec.structs.replace(target, timeout_s=patience_s)) as http:
+    patient = msgspec.structs.replace(target, timeout_s=_patience_s(target))
+    async with http_session(patient) as http:
         model = await _find_model(http, url, target.model, models)
         resolved = ResolvedTarget(
             url=url,
@@ -79,6 +79,10 @@ async def resolve(target: Target, models: Collection[str] = ()) -> ResolvedTarge
             tokens_per_word=None if target.tokenizer is not None else measured,
             version=await _version(http, url),
         )
+
+
+def _patience_s(target: Target | ResolvedTarget) -> float:
+    return min(target.timeout_s, _TRIAL_S)
 
 
 def base_url(written: str) -> str:
@@ -212,8 +216,7 @@ async def _trial(
                 raise _Refused(response.status, error_text(body))
             usage = _usage(body, stream=target.stream)
     except TimeoutError as error:
-        patience_s = min(target.timeout_s, _TRIAL_S)
-        raise TargetError(f"{url} gave no answer within {patience_s:g} s") from error
+        raise TargetError(f"{url} gave no answer within {_patience_s(target):g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise TargetError(f"{url} broke off ({shorten(str(error))})") from error
     except BadAnswer as error:

@@ -128,7 +128,6 @@ async def sweep(
     stop = stop or asyncio.Event()
     base_salt = salt if salt is not None else secrets.token_hex(8)
     done: dict[float, Run] = {}
-
     folders: dict[float, Path] = {}
 
     async def measure(level: float) -> None:

@@ -15,6 +15,9 @@ import pytest
 from benchmarks.engine_side import agreements, server_figures
 from benchmarks.load import read_run
 
+# Four engines are started, one after the other.
+pytestmark = pytest.mark.timeout(600)
+
 WORKLOAD = """\
 apiVersion: baton/v1
 kind: Workload

@@ -22,6 +22,9 @@ from benchmarks.records import Run
 from benchmarks.target import Target
 from benchmarks.workloads import load_workload
 
+# Three attempts of two measurements at most.
+pytestmark = pytest.mark.timeout(900)
+
 RATE, COUNT, PROMPT, ANSWER = 16, 160, 60, 24
 FIGURES = ("ttft", "tpot", "itl")
 STATS = ("mean", "p50", "p90")

@@ -66,12 +66,12 @@ def test_a_worker_that_is_asked_to_leave_drains(redis_stack: tuple[Stack, str]) 
     assert worker.process.wait(timeout=60) == 0
     assert pids
     assert not any(is_alive(pid) for pid in pids)
-    wait_until("the registry forgot it", lambda: stack.worker("decode") is None, timeout_s=10)
+    wait_until("the registry forgot it", lambda: stack.worker("decode") is None, timeout_s=4)
     del stack.servers["decode"]
 
 
 def test_an_engine_does_not_outlive_its_killed_supervisor(redis_stack: tuple[Stack, str]) -> None:
-    """SIGKILL to the worker process: every process of its engine ends by itself, soon, and
+    """SIGKILL to the worker process: every process of its engine is gone within two seconds, and
     the registry forgets the worker when its heartbeat runs out."""
     stack, _ = redis_stack
     stack.remember()
@@ -81,7 +81,7 @@ def test_an_engine_does_not_outlive_its_killed_supervisor(redis_stack: tuple[Sta
     worker = stack.servers.pop("prefill")
     worker.process.kill()
     worker.process.wait(timeout=5)
-    wait_until("the engine is gone", lambda: not any(map(is_alive, group)), timeout_s=10)
+    wait_until("the engine is gone", lambda: not any(map(is_alive, group)), timeout_s=2)
     wait_until("the registry forgot it", lambda: stack.worker("prefill") is None, timeout_s=20)
 
 

@@ -170,3 +170,26 @@ async def test_a_killed_run_is_readable_too(tmp_path: Path) -> None:
     assert not found.meta.complete
     shown = await in_thread(tmp_path, "show", str(folder))
     assert "interrupted" in shown.stdout.lower()
+
+
+async def test_endpoints_are_compared_by_a_model_name_and_without_forcing(tmp_path: Path) -> None:
+    """``--model`` names the model where nothing is started; the token of the cluster is in no file
+    and not in the command that repeats the comparison."""
+    async with mock_process(SCRIPT) as mock:
+        arms = (f"a={mock.url}", f"b={mock.url}")
+        wrong = await in_thread(tmp_path, "compare", *arms, "--model", "other")
+        done = await in_thread(
+            *(tmp_path, "compare", *arms, "--model", "mock", "--no-force-output"),
+            *("--cluster-token", "sesame", "--workload", "smoke", "--pairs", "1"),
+            *("--duration", "1.5", "--warmup", "0", "--output", str(tmp_path / "out"), "--json"),
+        )
+    assert wrong.returncode == 2
+    assert "no model 'other'; it has: mock" in wrong.stderr
+    assert done.returncode == 3, done.stderr
+    found = json.loads(done.stdout)
+    assert "--no-force-output" in found["command"]
+    run = read_run(tmp_path / "out" / found["blocks"][0]["folder"])
+    assert (run.meta.target["model"], run.meta.target["force_output"]) == ("mock", False)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"sesame" in path.read_bytes() for path in files)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from baton.errors import EngineStartError, TargetError
+from baton.process import Child
 from benchmarks.compare import (
     CompareOptions,
     Events,
@@ -17,6 +19,7 @@ from benchmarks.compare import (
     parse_arms,
     read_result,
 )
+from benchmarks.compare.stacks import Stack, StackSettings
 from benchmarks.comparison import CompareResult, Verdict
 from benchmarks.load import read_run
 from benchmarks.mock import Delay, Script, Shape, mock_process
@@ -41,15 +44,10 @@ spec:
       output_tokens: 5
 """
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 SLOW = Script(ttft=Delay(0.02), itl=Delay(0.012, Shape.UNIFORM, 0.3))
 FAST = Script(ttft=Delay(0.02), itl=Delay(0.006, Shape.UNIFORM, 0.3))
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that a busy machine holds up is not what these tests are about; ``test_validity``
-    is."""
-    monkeypatch.setattr("benchmarks.load.validity.LAG_FLOOR_S", 1.0)
 
 
 def workload(folder: Path) -> Workload:
@@ -165,6 +163,25 @@ async def test_a_stop_while_profiles_start_ends_soon_and_says_so(tmp_path: Path)
     assert result.problems[0].code == "interrupted"
     assert write_reports(result, folder)
     assert processes_of(folder) == []
+
+
+async def test_a_profile_that_dies_while_it_is_measured_is_said(tmp_path: Path) -> None:
+    """In words, when it is to be parked or to go on: not as a process that is not there."""
+    (arm, _) = parse_arms(["cpu-standard", "cpu-disaggregated"])
+    settings = StackSettings(model=None, cpu_threads=None, timeout_s=5.0)
+    stack = Stack(arm, tmp_path, settings, lambda _: None)
+    stack._child = Child(
+        "up", [sys.executable, "-c", "print('killed')"], {}, on_line=lambda _: None
+    )
+    await stack._child.start()
+    assert await stack._child.wait() == 0
+    with pytest.raises(
+        EngineStartError, match=r"cpu-standard ended while it was measured(.|\n)*killed"
+    ):
+        stack.park()
+    stack.url = "http://127.0.0.1:9"
+    with pytest.raises(EngineStartError, match="ended while it was parked"):
+        await stack.resume()
 
 
 async def test_a_profile_that_cannot_start_ends_it_with_its_words(tmp_path: Path) -> None:

@@ -30,12 +30,6 @@ async def server() -> AsyncIterator[ScriptedServer]:
         yield running
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that a busy machine holds up is not what the test is about; ``test_validity`` is."""
-    monkeypatch.setattr("benchmarks.load.validity.LAG_FLOOR_S", 1.0)
-
-
 def stop_after(server: ScriptedServer, requests: int) -> tuple[asyncio.Event, asyncio.Task[None]]:
     """A wish to stop that comes when the server has had so many requests."""
     stop = asyncio.Event()
