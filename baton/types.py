@@ -76,6 +76,15 @@ class Load(msgspec.Struct, frozen=True):
     kv_usage: float = 0.0
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter that a worker has loaded. ``name`` is what clients ask for, ``digest`` a
+    digest of its content: the same name with another content is another adapter."""
+
+    name: str
+    digest: str
+    version: str = ""
+
+
 class WorkerRecord(msgspec.Struct, frozen=True):
     """What a worker says of itself with every heartbeat; the registry forgets it when they stop.
 
@@ -84,7 +93,10 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     and different weights are never paired. ``started_s`` and ``heartbeat_s`` are wall-clock
     seconds since the Unix epoch, on the worker's clock. ``profile_version`` is the content hash
     of the profile that the engine was started with. ``tokenizer_path`` is the model's folder on
-    the worker's machine, for routers that share its file system.
+    the worker's machine, for routers that share its file system. ``adapters`` are the LoRA adapters
+    loaded. ``engine_version`` is vLLM's. ``transport`` is what the engine's KV moves over as far as
+    the worker knows: ``rdma``, ``tcp``, or empty for whatever UCX finds. ``kv_events_url`` is where
+    the engine publishes its KV events (ZeroMQ), empty when it does not.
     """
 
     id: WorkerId
@@ -104,3 +116,7 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     heartbeat_s: float
     load: Load = Load()
     tokenizer_path: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    engine_version: str = ""
+    transport: str = ""
+    kv_events_url: str = ""
