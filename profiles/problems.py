@@ -72,6 +72,7 @@ def _sound_parts(spec: Mapping[str, object]) -> Parts:
         model=_sound(ModelSpec, spec.get("model")),
         has_classify=spec.get("classify") is not None,
         classify=_sound(ClassifySpec, spec.get("classify")),
+        has_degrade=spec.get("degrade") is not None,
         pools=pools,
         transfer=_sound(TransferSpec, spec.get("transfer", {})),
         deadlines=_sound(DeadlinesSpec, spec.get("deadlines", {})),

@@ -20,6 +20,7 @@ from profiles.sections import (
     ClassifySpec,
     Connector,
     DeadlinesSpec,
+    Decider,
     Mode,
     ModelSpec,
     PoolSpec,
@@ -42,6 +43,7 @@ class Parts:
     model: ModelSpec | None = None
     has_classify: bool = False
     classify: ClassifySpec | None = None
+    has_degrade: bool = False
     pools: Mapping[str, PoolSpec | None] | None = None
     transfer: TransferSpec | None = None
     deadlines: DeadlinesSpec | None = None
@@ -53,6 +55,7 @@ def findings(parts: Parts) -> list[Finding]:
         *_mode(parts),
         *_model(parts),
         *_pools(parts),
+        *_classify(parts),
         *_transfer(parts),
         *_deadlines(parts),
     ]
@@ -65,6 +68,8 @@ def _mode(parts: Parts) -> Iterator[Finding]:
         yield ("classify",), "is required in mode disaggregated"
     if parts.mode is Mode.STANDARD and parts.has_classify:
         yield ("classify",), "has no meaning in mode standard; remove it"
+    if parts.mode is Mode.STANDARD and parts.has_degrade:
+        yield ("degrade",), "has no meaning in mode standard; remove it"
     if parts.pools is None:
         return
     wanted = _POOLS[parts.mode]
@@ -96,6 +101,18 @@ def _model(parts: Parts) -> Iterator[Finding]:
                 f"must be less than model.max_model_len ({model.max_model_len}), or no prompt "
                 f"ever goes to a prefill worker (got {threshold})",
             )
+
+
+def _classify(parts: Parts) -> Iterator[Finding]:
+    classify = parts.classify
+    if classify is None:
+        return
+    default = ClassifySpec.model_fields["hysteresis"].default
+    if classify.decider is Decider.THRESHOLD and classify.hysteresis != default:
+        yield (
+            ("classify", "hysteresis"),
+            f"has no meaning with decider threshold; remove it (got {classify.hysteresis:g})",
+        )
 
 
 def _pools(parts: Parts) -> Iterator[Finding]:

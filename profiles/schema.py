@@ -27,10 +27,13 @@ from profiles.sections import (
     SloSpec,
     TransferSpec,
 )
+from profiles.traffic_sections import DegradeSpec, FlowSpec, RoutingSpec
 
 __all__ = [
     "ClassifySpec",
     "DeadlinesSpec",
+    "DegradeSpec",
+    "FlowSpec",
     "LimitsSpec",
     "Metadata",
     "Mode",
@@ -38,6 +41,7 @@ __all__ = [
     "PoolSpec",
     "PoolsSpec",
     "ProfileSpec",
+    "RoutingSpec",
     "ServingProfile",
     "SloSpec",
     "TransferSpec",
@@ -71,6 +75,7 @@ def _mode_schema(schema: dict[str, Any]) -> None:
             "then": {
                 "properties": {
                     "classify": {"type": "null"},
+                    "degrade": {"type": "null"},
                     "pools": {
                         "required": ["standard"],
                         "properties": {
@@ -109,6 +114,19 @@ class ProfileSpec(Section):
         default=TransferSpec(),
         description="The handover of KV caches. Default: its fields' defaults.",
     )
+    routing: RoutingSpec = Field(
+        default=RoutingSpec(),
+        description="How workers are chosen. Default: its fields' defaults.",
+    )
+    flow: FlowSpec = Field(
+        default=FlowSpec(),
+        description="Who waits in the router. Default: its fields' defaults.",
+    )
+    degrade: DegradeSpec | None = Field(
+        default=None,
+        description="What is tried when a handoff fails. Default: in mode disaggregated its "
+        "fields' defaults; must be absent in mode standard, where nothing is handed over.",
+    )
     deadlines: DeadlinesSpec = Field(
         default=DeadlinesSpec(),
         description="How long each leg of a request may take. Default: its fields' defaults.",
@@ -131,6 +149,7 @@ class ProfileSpec(Section):
                 mode=self.mode,
                 model=self.model,
                 has_classify=self.classify is not None,
+                has_degrade=self.degrade is not None,
                 classify=self.classify,
                 pools={name: pool for name, pool in named.items() if pool is not None},
                 transfer=self.transfer,
@@ -169,6 +188,11 @@ class ServingProfile(Section):
         return self.spec.model.name
 
     @property
+    def degrade(self) -> DegradeSpec:
+        """``spec.degrade``, or its defaults."""
+        return self.spec.degrade or DegradeSpec()
+
+    @property
     def version(self) -> str:
         """First 12 hex digits of the SHA-256 of the spec, defaults filled in.
 
@@ -184,6 +208,8 @@ class ServingProfile(Section):
         """The spec as plain data with every default filled in, the derived model name too."""
         data: dict[str, Any] = self.spec.model_dump(mode="json")
         data["model"]["served_name"] = self.spec.model.name
+        if self.spec.mode is Mode.DISAGGREGATED:
+            data["degrade"] = self.degrade.model_dump(mode="json")
         return data
 
 

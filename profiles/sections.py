@@ -33,8 +33,8 @@ MAX_SERVED_NAME = 200
 ACCELERATOR_PATTERN = r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$"
 _HUB_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?"
 
-_MAX_TOKENS = 100_000_000
-_DAY_S = 86_400.0
+MAX_TOKENS = 100_000_000
+MAX_DAY_S = 86_400.0
 
 
 class Mode(enum.StrEnum):
@@ -57,6 +57,13 @@ class Transport(enum.StrEnum):
     AUTO = "auto"
     TCP = "tcp"
     RDMA = "rdma"
+
+
+class Decider(enum.StrEnum):
+    """What weighs the two ways of a request against each other."""
+
+    THRESHOLD = "threshold"
+    COST = "cost"
 
 
 class SourceKind(enum.StrEnum):
@@ -164,7 +171,7 @@ class ModelSpec(Section):
     max_model_len: int | None = Field(
         default=None,
         ge=2,
-        le=_MAX_TOKENS,
+        le=MAX_TOKENS,
         description="Longest prompt plus answer, in tokens. Default: the model's own. Lower it "
         "where one request of full length would not fit a worker's KV memory: the engine then "
         "refuses to start.",
@@ -201,11 +208,41 @@ class ClassifySpec(Section):
 
     threshold_tokens: int = Field(
         ge=1,
-        le=_MAX_TOKENS,
+        le=MAX_TOKENS,
         description="Prompts of this many tokens or more go to a prefill worker, shorter ones "
-        "straight to a decode worker. In tokens. Required in mode disaggregated: the right value "
-        "depends on model and hardware; without one, short prompts pay for a handoff they do not "
-        "need.",
+        "straight to a decode worker; tokens in the decode worker's prefix cache do not count. In "
+        "tokens. Required in mode disaggregated: the right value depends on model and hardware; "
+        "without one, short prompts pay for a handoff they do not need.",
+    )
+    decider: Annotated[Decider, Field(strict=False)] = Field(
+        default=Decider.THRESHOLD,
+        description="threshold: threshold_tokens alone decides. cost: the way with the lower "
+        "predicted time to first token, from what was measured; threshold_tokens until there are "
+        "enough measurements. Default: threshold, which can be foretold.",
+    )
+    hysteresis: float = Field(
+        default=0.15,
+        ge=0,
+        le=10,
+        description="With decider cost: by what share of its own predicted time the other way has "
+        "to be faster before prompts of a length change over. Default: 0.15, so that noise in the "
+        "measurements does not make them go to and fro.",
+    )
+    decode_prefill_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_TOKENS,
+        description="Prompt tokens that one decode worker computes at a time at most, in tokens; "
+        "above it short prompts go to a prefill worker too. Default: none, no limit. Set it to "
+        "protect running streams from many short prompts at once.",
+    )
+    max_prefill_queue: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="Requests that wait at a prefill worker at most; when all have more, a long "
+        "prompt of at most degrade.local_tokens stays on its decode worker. Default: none, no "
+        "limit.",
     )
 
 
@@ -242,7 +279,7 @@ class PoolSpec(Section):
     max_num_batched_tokens: int | None = Field(
         default=None,
         ge=1,
-        le=_MAX_TOKENS,
+        le=MAX_TOKENS,
         description="Tokens that one engine step computes at most, prompt and answer tokens "
         "together. Default: the engine's. A longer prompt is cut into pieces of this size, and "
         "running streams wait for each piece.",
@@ -356,6 +393,29 @@ class TransferSpec(Section):
         "does not come, in whole seconds. Default: 30. Longer ties up KV memory after failures; "
         "shorter than a decode worker's pause loses prefills.",
     )
+    warm_pairs: bool = Field(
+        default=True,
+        description="Whether each pair of a prefill and a decode worker is tried with a dummy "
+        "handoff, and measured, when one of them joins; only then requests use it. Default: true, "
+        "because the first handshake of a pair costs up to seconds, and a pair that cannot work "
+        "should not be found by a request.",
+    )
+    floor_mib_per_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000_000,
+        description="Bandwidth that a pair must reach when it is measured, in MiB/s; slower pairs "
+        "are flagged and not used. Default: none. Set it where a fall-back to a slow transport "
+        "would otherwise go unnoticed.",
+    )
+    canary_rate: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="Share of finished greedy handoffs that are checked in the background: the "
+        "same prompt once more over the same pair and once on one engine, first tokens compared; a "
+        "difference takes the pair out of use. Default: 0.001, one in a thousand. 0: never.",
+    )
 
 
 class DeadlinesSpec(Section):
@@ -365,35 +425,35 @@ class DeadlinesSpec(Section):
     connect_s: float = Field(
         default=2.0,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="Opening a connection to a worker, in seconds. Default: 2; within a cluster "
         "it takes milliseconds, and the next worker is a better bet than waiting.",
     )
     prefill_s: float = Field(
         default=60.0,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="The prefill leg, from sending the prompt to the transfer parameters, in "
         "seconds. Default: 60, for the longest prompt behind a queue.",
     )
     first_token_s: float = Field(
         default=60.0,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="From sending a request to the worker that generates until its first token, "
         "in seconds. Default: 60; until then the request can be tried again elsewhere.",
     )
     idle_s: float = Field(
         default=60.0,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="Silence between two tokens of a stream, in seconds. Default: 60, above any "
         "pause of a healthy engine.",
     )
     total_s: float = Field(
         default=600.0,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="A whole request with all its tries, in seconds. Default: 600, so that no "
         "request holds a worker for ever.",
     )
@@ -406,21 +466,21 @@ class SloSpec(Section):
     ttft_s: float | None = Field(
         default=None,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="Time to the first token, in seconds. Default: none; it depends on model, "
         "hardware and what the answers are for.",
     )
     tpot_s: float | None = Field(
         default=None,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="Mean time of a request's further tokens, in seconds. Default: none. People "
         "read about 5 to 10 tokens per second, which is 0.1 to 0.2.",
     )
     e2e_s: float | None = Field(
         default=None,
         gt=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="The whole answer, in seconds. Default: none; for callers that do not stream.",
     )
 
@@ -439,13 +499,28 @@ class LimitsSpec(Section):
         default=1024,
         ge=1,
         le=1_000_000,
-        description="Requests that one router holds at a time; more get 429. Default: 1024, "
-        "which bounds its memory and open connections.",
+        description="Requests that one router holds at a time, waiting ones included; more get "
+        "429. Default: 1024, which bounds its memory.",
+    )
+    header_bytes: int = Field(
+        default=32 * 1024,
+        ge=1024,
+        le=1024 * 1024,
+        description="Largest request head (request line and headers), in bytes. Default: 32768; "
+        "larger ones get 431.",
+    )
+    connections: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Connections of clients that one router process holds at a time; more are "
+        "refused with 503. Default: 4096, below the usual limit of open files with as many "
+        "connections to workers.",
     )
     drain_s: float = Field(
         default=30.0,
         ge=0,
-        le=_DAY_S,
+        le=MAX_DAY_S,
         description="How long a stopping router or worker lets running requests finish, in "
         "seconds; 0 stops at once. Default: 30, the grace that Kubernetes gives a pod by default.",
     )
