@@ -46,7 +46,8 @@ class ScorersSpec(Section):
     prefix: Weight = Field(
         default=2.0,
         description="Weight of the share of the prompt that is in a worker's prefix cache. "
-        "Default: 2, as much as load: a cached prompt need not be computed, but a queue is waited for.",
+        "Default: 2, as much as load: a cached prompt need not be computed, but a queue is "
+        "waited for.",
     )
     load: Weight = Field(
         default=2.0,
@@ -127,8 +128,8 @@ class FlowSpec(Section):
         ge=0,
         le=MAX_DAY_S,
         description="How long a request waits when no worker of its model is ready, in seconds; "
-        "then 503. Default: 10, a worker's restart on a warm machine; raise it to the start-up time "
-        "where pools scale from zero.",
+        "then 503. Default: 10, a worker's restart on a warm machine; raise it to the start-up "
+        "time where pools scale from zero.",
     )
 
 
@@ -150,7 +151,8 @@ class DegradeSpec(Section):
         ge=1,
         le=MAX_TOKENS,
         description="Longest prompt that step local may put on a decode worker, in tokens. "
-        "Default: none, any; set it where one long prompt holds up the streams beside it for too long.",
+        "Default: none, any; set it where one long prompt holds up the streams beside it for too "
+        "long.",
     )
     attempts: int = Field(
         default=3,

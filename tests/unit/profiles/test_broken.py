@@ -349,6 +349,26 @@ BETWEEN_FIELDS = [
         [("total_s: 120", "connect_s: 61")],
         ["p.yaml:23: spec.deadlines.connect_s: must not be more than prefill_s (60)"],
     ),
+    (
+        DISAGGREGATED,
+        [("threshold_tokens: 256", "threshold_tokens: 256\n    hysteresis: 0.5")],
+        ["p.yaml:13: spec.classify.hysteresis: has no meaning with decider threshold"],
+    ),
+    (
+        STANDARD,
+        [("  pools", "  degrade:\n    attempts: 2\n  pools")],
+        ["p.yaml:9: spec.degrade: has no meaning in mode standard; remove it"],
+    ),
+    (
+        DISAGGREGATED,
+        [("  limits", "  degrade: {steps: [local, elsewhere]}\n  limits")],
+        ["p.yaml:24: spec.degrade.steps"],
+    ),
+    (
+        DISAGGREGATED,
+        [("  limits", "  routing: {picker: wurst, scorers: {load: -1}}\n  limits")],
+        ["p.yaml:24: spec.routing.scorers.load", "p.yaml:24: spec.routing.picker"],
+    ),
 ]
 
 

@@ -14,7 +14,11 @@ from baton.errors import ProfileError
 from baton.types import Role
 from profiles import (
     Connector,
+    Decider,
+    DegradeStep,
     Mode,
+    Picker,
+    PrefixKnowledge,
     ServingProfile,
     SourceKind,
     Transport,
@@ -55,6 +59,32 @@ def test_values_and_defaults() -> None:
         64,
         30,
     )
+
+
+def test_traffic_settings() -> None:
+    """What says how traffic is treated has its defaults, and takes lists as YAML writes them."""
+    profile = parse(DISAGGREGATED)
+    assert profile.degrade.steps == (DegradeStep.OTHER_PREFILL, DegradeStep.LOCAL)
+    assert profile.spec.routing.picker is Picker.BEST
+    assert profile.spec.routing.prefix is PrefixKnowledge.APPROXIMATE
+    assert profile.spec.classify is not None
+    assert profile.spec.classify.decider is Decider.THRESHOLD
+    text = changed(
+        DISAGGREGATED,
+        ("  limits:", "  degrade: {steps: [queue], local_tokens: 10}\n  limits:"),
+        ("  limits:", "  routing: {prefix: exact, picker: power_of_two}\n  limits:"),
+        ("    threshold_tokens: 256", "    {threshold_tokens: 256, decider: cost, hysteresis: 0}"),
+    )
+    changed_profile = parse(text)
+    assert changed_profile.degrade.steps == (DegradeStep.QUEUE,)
+    assert changed_profile.spec.routing.picker is Picker.POWER_OF_TWO
+    assert changed_profile.version != profile.version
+
+
+def test_degradation_written_out_is_the_same_profile() -> None:
+    """The version does not depend on whether the defaults of ``degrade`` are written down."""
+    written = changed(DISAGGREGATED, ("  limits:", "  degrade: {attempts: 3}\n  limits:"))
+    assert parse(written).version == parse(DISAGGREGATED).version
 
 
 def test_numbers_mean_what_they_say() -> None:
