@@ -1,4 +1,5 @@
-"""The cluster token: what workers, routers and admin callers show each other.
+"""The tokens of an installation: the cluster's, which workers and routers show each other, and
+the operators', for the admin API.
 
 It refuses to be weak or to lie open: a short token, or a file that others can read, stops the
 start with a message that says what to do. Nothing here logs a token or puts one in a message.
@@ -12,24 +13,44 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from baton.errors import SettingsError
 
 VALUE_ENV = "BATON_CLUSTER_TOKEN"
-"""Holds the token itself; wins over the files."""
+"""Holds the cluster token itself; wins over the files."""
 
 FILE_ENV = "BATON_CLUSTER_TOKEN_FILE"
-"""Names a file that holds the token, for mounted secrets."""
+"""Names a file that holds the cluster token, for mounted secrets."""
 
 FILE_NAME = "cluster-token"
 """The file in Baton's home that is made when neither variable is set."""
+
+ADMIN_VALUE_ENV = "BATON_ADMIN_TOKEN"
+ADMIN_FILE_ENV = "BATON_ADMIN_TOKEN_FILE"
+ADMIN_FILE_NAME = "admin-token"
+"""The same three for the admin token."""
 
 MIN_TOKEN_CHARS = 16
 """Characters; below that a token is worth guessing at."""
 
 _MAX_FILE_BYTES = 4096
 _TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where one token comes from."""
+
+    noun: str
+    value_env: str
+    file_env: str
+    file_name: str
+
+
+_CLUSTER = _Places("cluster token", VALUE_ENV, FILE_ENV, FILE_NAME)
+_ADMIN = _Places("admin token", ADMIN_VALUE_ENV, ADMIN_FILE_ENV, ADMIN_FILE_NAME)
 
 
 def cluster_token(home: Path, env: Mapping[str, str]) -> str:
@@ -42,17 +63,26 @@ def cluster_token(home: Path, env: Mapping[str, str]) -> str:
         SettingsError: too short, not printable ASCII without blanks, or in a file that is missing,
             unreadable, or readable by others.
     """
-    if VALUE_ENV in env:
-        return _checked(env[VALUE_ENV], VALUE_ENV)
-    if FILE_ENV in env:
-        path = Path(env[FILE_ENV])
+    return _token(_CLUSTER, home, env)
+
+
+def admin_token(home: Path, env: Mapping[str, str]) -> str:
+    """The operators' token; from its own variables or file, otherwise like ``cluster_token``."""
+    return _token(_ADMIN, home, env)
+
+
+def _token(places: _Places, home: Path, env: Mapping[str, str]) -> str:
+    if places.value_env in env:
+        return _checked(env[places.value_env], places.value_env, places)
+    if places.file_env in env:
+        path = Path(env[places.file_env])
         if not path.is_file():
-            raise SettingsError(f"{FILE_ENV} names {path}, which is not a file")
-        return _read(path)
-    path = home / FILE_NAME
+            raise SettingsError(f"{places.file_env} names {path}, which is not a file")
+        return _read(path, places)
+    path = home / places.file_name
     if not path.exists():
-        _create(path)
-    return _read(path)
+        _create(path, places)
+    return _read(path, places)
 
 
 def tokens_equal(a: str, b: str) -> bool:
@@ -70,7 +100,7 @@ def _bytes(token: str) -> bytes:
     return token.encode("utf-8", "surrogatepass")
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, places: _Places) -> None:
     """Makes the file whole or not at all, and leaves one that another process made meanwhile.
 
     Written under a name of its own and linked into place: a reader never sees half a token, and
@@ -91,12 +121,12 @@ def _create(path: Path) -> None:
             scratch.unlink(missing_ok=True)
     except OSError as error:
         raise SettingsError(
-            f"the cluster token cannot be kept in {path} ({error.strerror}); make the folder "
-            f"writable or set {VALUE_ENV}"
+            f"the {places.noun} cannot be kept in {path} ({error.strerror}); make the folder "
+            f"writable or set {places.value_env}"
         ) from error
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, places: _Places) -> str:
     try:
         with path.open("rb") as file:
             # Of the open file, not of the path: nobody can swap it between check and reading.
@@ -104,26 +134,26 @@ def _read(path: Path) -> str:
             content = file.read(_MAX_FILE_BYTES)
     except OSError as error:
         raise SettingsError(
-            f"the cluster token in {path} cannot be read: {error.strerror}"
+            f"the {places.noun} in {path} cannot be read: {error.strerror}"
         ) from error
     if mode & 0o077:
         raise SettingsError(
-            f"the cluster token in {path} is open to other users (mode {mode:04o}); "
+            f"the {places.noun} in {path} is open to other users (mode {mode:04o}); "
             f"run: chmod 600 {path}"
         )
-    return _checked(content.decode("utf-8", "replace"), str(path))
+    return _checked(content.decode("utf-8", "replace"), str(path), places)
 
 
-def _checked(text: str, source: str) -> str:
+def _checked(text: str, source: str, places: _Places) -> str:
     token = text.strip()
     if len(token) < MIN_TOKEN_CHARS:
         raise SettingsError(
-            f"the cluster token in {source} has {len(token)} characters, fewer than "
+            f"the {places.noun} in {source} has {len(token)} characters, fewer than "
             f"{MIN_TOKEN_CHARS}; put a longer one there, or take it away and one is made"
         )
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise SettingsError(
-            f"the cluster token in {source} has characters that an HTTP header cannot carry; "
+            f"the {places.noun} in {source} has characters that an HTTP header cannot carry; "
             "use printable ASCII without blanks, on one line"
         )
     return token

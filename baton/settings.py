@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROUTER_PORT = 8000
+ADMIN_PORT = 8001
+"""The admin API, on loopback unless told otherwise."""
 WORKER_PORT = 8100
 """HTTP port of the first worker on a machine; further ones count up."""
 SIDE_CHANNEL_PORT = 5600

@@ -48,6 +48,22 @@ class Store(Protocol):
         """The live workers, sorted by id. Records that cannot be read are left out."""
         ...
 
+    async def cordon(self, worker_id: WorkerId) -> None:
+        """Asks all routers to send the worker nothing new, until ``uncordon`` or its removal.
+
+        Raises:
+            TooManyRequests: as many are cordoned as there may be workers.
+        """
+        ...
+
+    async def uncordon(self, worker_id: WorkerId) -> None:
+        """Takes a cordon back; nothing happens if there is none."""
+        ...
+
+    async def cordoned(self) -> frozenset[WorkerId]:
+        """Ids of the workers under a cordon, registered now or not."""
+        ...
+
     async def close(self) -> None:
         """Lets go of connections. Never raises; may be called again."""
         ...

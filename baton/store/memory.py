@@ -18,6 +18,7 @@ class MemoryStore:
         self._clock = clock
         self._max_workers = max_workers
         self._entries: dict[WorkerId, tuple[WorkerRecord, float]] = {}
+        self._cordoned: set[WorkerId] = set()
         self._closed = False
 
     async def put_worker(self, record: WorkerRecord, *, ttl_s: float) -> None:
@@ -32,16 +33,35 @@ class MemoryStore:
         """See :meth:`baton.store.Store.remove_worker`."""
         self._purge()
         self._entries.pop(worker_id, None)
+        self._cordoned.discard(worker_id)
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """See :meth:`baton.store.Store.workers`."""
         self._purge()
         return tuple(self._entries[worker_id][0] for worker_id in sorted(self._entries))
 
+    async def cordon(self, worker_id: WorkerId) -> None:
+        """See :meth:`baton.store.Store.cordon`."""
+        self._purge()
+        if worker_id not in self._cordoned and len(self._cordoned) >= self._max_workers:
+            raise TooManyRequests(registry_full(self._max_workers))
+        self._cordoned.add(worker_id)
+
+    async def uncordon(self, worker_id: WorkerId) -> None:
+        """See :meth:`baton.store.Store.uncordon`."""
+        self._purge()
+        self._cordoned.discard(worker_id)
+
+    async def cordoned(self) -> frozenset[WorkerId]:
+        """See :meth:`baton.store.Store.cordoned`."""
+        self._purge()
+        return frozenset(self._cordoned)
+
     async def close(self) -> None:
         """See :meth:`baton.store.Store.close`."""
         self._closed = True
         self._entries.clear()
+        self._cordoned.clear()
 
     def describe(self) -> str:
         """See :meth:`baton.store.Store.describe`."""

@@ -1,6 +1,6 @@
 """The store for several routers: Redis 5 or newer, alone or behind a failover address.
 
-Workers sit in two keys: a sorted set of expiry times (milliseconds of Redis's own clock, so that
+Workers sit in two keys (a third holds the ids of those that are cordoned): a sorted set of expiry times (milliseconds of Redis's own clock, so that
 the clocks of workers and routers do not matter) and a hash of records as JSON. Whatever checks
 before it changes is one Lua script. A wall clock that jumps ahead drops workers until their next
 heartbeat; one that jumps back keeps dead workers for as long as it jumped.
@@ -76,6 +76,7 @@ return 1
 # ARGV: id.
 _REMOVE = """
 redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('SREM', KEYS[3], ARGV[1])
 return redis.call('HDEL', KEYS[2], ARGV[1])
 """
 
@@ -94,6 +95,20 @@ end
 return found
 """
 )
+
+
+# ARGV: id, bound. Answers 1, or 0 for a new one at the bound.
+_CORDON = """
+if redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 0
+    and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[2]) then
+  return 0
+end
+redis.call('SADD', KEYS[3], ARGV[1])
+return 1
+"""
+
+_UNCORDON = "return redis.call('SREM', KEYS[3], ARGV[1])"
+_CORDONED = "return redis.call('SMEMBERS', KEYS[3])"
 
 
 class RedisStore:
@@ -127,8 +142,13 @@ class RedisStore:
         self._put = self._client.register_script(_PUT)
         self._remove = self._client.register_script(_REMOVE)
         self._list = self._client.register_script(_LIST)
-        # The braces keep both keys in one slot of a Redis Cluster, where a script needs them.
-        self._keys = (f"{PREFIX}{{workers}}:expiry", f"{PREFIX}{{workers}}:records")
+        self._cordon = self._client.register_script(_CORDON)
+        self._uncordon = self._client.register_script(_UNCORDON)
+        self._cordoned = self._client.register_script(_CORDONED)
+        # The braces keep all keys in one slot of a Redis Cluster, where a script needs them.
+        self._keys = tuple(
+            f"{PREFIX}{{workers}}:{name}" for name in ("expiry", "records", "cordoned")
+        )
         self._decoder = msgspec.json.Decoder(WorkerRecord)
         self._warn_after_s = -math.inf
         self._closed = False
@@ -188,6 +208,20 @@ class RedisStore:
         if skipped:
             self._warn(skipped)
         return tuple(sorted(records, key=lambda record: record.id))
+
+    async def cordon(self, worker_id: WorkerId) -> None:
+        """See :meth:`baton.store.Store.cordon`."""
+        if not await self._run(self._cordon, worker_id, self._max_workers):
+            raise TooManyRequests(registry_full(self._max_workers))
+
+    async def uncordon(self, worker_id: WorkerId) -> None:
+        """See :meth:`baton.store.Store.uncordon`."""
+        await self._run(self._uncordon, worker_id)
+
+    async def cordoned(self) -> frozenset[WorkerId]:
+        """See :meth:`baton.store.Store.cordoned`."""
+        found: Sequence[bytes] = await self._run(self._cordoned)
+        return frozenset(WorkerId(name.decode("utf-8", "replace")) for name in found)
 
     async def close(self) -> None:
         """See :meth:`baton.store.Store.close`."""

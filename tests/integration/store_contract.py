@@ -104,6 +104,28 @@ class StoreContract:
         await store.put_worker(worker_record("w-1"), ttl_s=LONG_S)
         assert ids(await store.workers()) == ["w-1"]
 
+    async def test_cordons(self, subject: Subject) -> None:
+        """A cordon is kept, over heartbeats too, until it is lifted or the worker leaves."""
+        store = subject.open()
+        await store.put_worker(worker_record("w-1"), ttl_s=LONG_S)
+        for worker_id in ("w-1", "w-1", "ü"):
+            await store.cordon(WorkerId(worker_id))
+        await store.put_worker(worker_record("w-1"), ttl_s=LONG_S)
+        assert await store.cordoned() == {"w-1", "ü"}
+        await store.uncordon(WorkerId("ü"))
+        await store.uncordon(WorkerId("never"))
+        assert await store.cordoned() == {"w-1"}
+        await store.remove_worker(WorkerId("w-1"))
+        assert await store.cordoned() == frozenset()
+
+    async def test_cordons_are_bounded(self, subject: Subject) -> None:
+        """No more of them than there may be workers; one that is there can be set again."""
+        store = subject.open(max_workers=1)
+        await store.cordon(WorkerId("a"))
+        await store.cordon(WorkerId("a"))
+        with pytest.raises(TooManyRequests):
+            await store.cordon(WorkerId("b"))
+
     async def test_a_silent_worker_is_forgotten(self, subject: Subject) -> None:
         """After its time to live a worker is not listed; one with more time is."""
         store = subject.open()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from baton.errors import SettingsError
-from baton.secrets import cluster_token, tokens_equal
+from baton.secrets import admin_token, cluster_token, tokens_equal
 
 TOKEN = "abcdefgh-ijklmnop"
 
@@ -34,6 +34,16 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     env = {"BATON_CLUSTER_TOKEN": f" {TOKEN}\n", "BATON_CLUSTER_TOKEN_FILE": str(named)}
     assert cluster_token(tmp_path, env) == TOKEN
     assert os.listdir(tmp_path) == ["named"]
+
+
+def test_the_admin_token_is_another_one(tmp_path: Path) -> None:
+    """It has its own variables and its own file: who may serve need not be able to operate."""
+    assert admin_token(tmp_path, {"BATON_ADMIN_TOKEN": TOKEN}) == TOKEN
+    made = admin_token(tmp_path, {"BATON_CLUSTER_TOKEN": TOKEN})
+    assert made not in (TOKEN, cluster_token(tmp_path, {}))
+    assert sorted(os.listdir(tmp_path)) == ["admin-token", "cluster-token"]
+    with pytest.raises(SettingsError, match="the admin token in BATON_ADMIN_TOKEN has 2 char"):
+        admin_token(tmp_path, {"BATON_ADMIN_TOKEN": "ab"})
 
 
 def test_the_named_file_comes_next(tmp_path: Path) -> None:
