@@ -20,7 +20,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from baton.errors import IllegalTransition
@@ -285,27 +285,30 @@ def advance(handoff: Handoff, event: Event) -> Handoff:
         raise _illegal(handoff, event, f"{event.at_s} s is not after {handoff.updated_s} s")
     if isinstance(event, DecodeSent) and lease_left_s(handoff, event.at_s) <= 0:
         raise _illegal(handoff, event, "the lease is over or about to be")
-    if isinstance(event, PrefillAnswered):
-        handoff = replace(
-            handoff,
-            prompt_tokens=event.prompt_tokens,
-            kv_bytes=event.kv_bytes,
-            lease_s=event.lease_s,
-            lease_expires_s=event.at_s + event.lease_s,
-        )
     expires_s = handoff.lease_expires_s
+    prompt_tokens, kv_bytes, lease_s = handoff.prompt_tokens, handoff.kv_bytes, handoff.lease_s
+    if isinstance(event, PrefillAnswered):
+        prompt_tokens, kv_bytes, lease_s = event.prompt_tokens, event.kv_bytes, event.lease_s
+        expires_s = event.at_s + lease_s
     if isinstance(event, LeaseExpired) and (expires_s is None or event.at_s < expires_s):
         raise _illegal(handoff, event, f"the lease runs until {expires_s} s")
     if transition.strands and handoff.state is HandoffState.ACCEPTED and expires_s is not None:
-        expires_s = max(expires_s, event.at_s + handoff.lease_s * LEASE_RENEWAL_SHARE)
+        expires_s = max(expires_s, event.at_s + lease_s * LEASE_RENEWAL_SHARE)
     reason = (event.reason or "leg failed") if isinstance(event, LegFailed) else transition.reason
-    return replace(
-        handoff,
-        state=transition.target,
-        updated_s=event.at_s,
-        reason=(reason or handoff.reason)[:REASON_MAX_CHARS],
-        lease_expires_s=expires_s,
-        stranded=transition.strands,
+    # In the order of the fields: six of these a request, and ``replace`` takes twice the time.
+    return Handoff(
+        handoff.request_id,
+        handoff.prefill,
+        handoff.decode,
+        handoff.created_s,
+        event.at_s,
+        transition.target,
+        (reason or handoff.reason)[:REASON_MAX_CHARS],
+        prompt_tokens,
+        kv_bytes,
+        lease_s,
+        expires_s,
+        transition.strands,
     )
 
 

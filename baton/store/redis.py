@@ -1,9 +1,10 @@
 """The store for several routers: Redis 5 or newer, alone or behind a failover address.
 
-Workers sit in two keys (a third holds the ids of those that are cordoned): a sorted set of expiry times (milliseconds of Redis's own clock, so that
-the clocks of workers and routers do not matter) and a hash of records as JSON. Whatever checks
-before it changes is one Lua script. A wall clock that jumps ahead drops workers until their next
-heartbeat; one that jumps back keeps dead workers for as long as it jumped.
+Workers sit in two keys: a sorted set of expiry times (milliseconds of Redis's own clock, so that
+the clocks of workers and routers do not matter) and a hash of records as JSON. A third holds the
+ids under a cordon. Whatever checks before it changes is one Lua script. A wall clock that jumps
+ahead drops workers until their next heartbeat; one that jumps back keeps dead workers for as long
+as it jumped.
 
 It refuses to wait: every operation has one deadline over connecting, retries and all. It refuses
 to show credentials: the URL is taken apart once and never repeated in a message.
