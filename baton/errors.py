@@ -12,11 +12,14 @@ chained with ``from``; nothing above the adapters sees them.
     │   ├── InvalidRequest         400  malformed JSON, wrong types, unknown combination
     │   ├── ContextLengthExceeded  400  prompt (plus answer) does not fit the model
     │   ├── NotAuthorized          401  missing or wrong key or cluster token
+    │   ├── NotAllowed             403  a sound key, but not for this model
     │   ├── ModelNotFound          404  no worker serves the model asked for
+    │   ├── WorkerNotFound         404  the admin API was asked about a worker that is not there
     │   └── BodyTooLarge           413  body over the router's limit
     ├── Overload                   the system is sound but cannot take it now
     │   ├── NoWorker               503  no ready worker of the role needed
-    │   └── TooManyRequests        429  the router's in-flight bound is reached
+    │   ├── TooManyRequests        429  a queue, a bound or a tenant's limit is reached
+    │   └── DeadlineExceeded       504  the client's deadline passed while it waited
     ├── PeerFault                  a worker or the store failed us
     │   ├── WorkerUnreachable      502  connection refused, reset, name not resolved
     │   ├── WorkerTimeout          504  a leg passed its deadline
@@ -98,11 +101,25 @@ class NotAuthorized(ClientError):
     code = "invalid_api_key"
 
 
+class NotAllowed(ClientError):
+    """The key is sound, but what it asks for is not open to it."""
+
+    status = 403
+    code = "permission_denied"
+
+
 class ModelNotFound(ClientError):
     """No worker of the registry serves the model."""
 
     status = 404
     code = "model_not_found"
+
+
+class WorkerNotFound(ClientError):
+    """An operator named a worker, or a pair of them, that is not there."""
+
+    status = 404
+    code = "worker_not_found"
 
 
 class BodyTooLarge(ClientError):
@@ -113,11 +130,21 @@ class BodyTooLarge(ClientError):
 
 
 class Overload(BatonError):
-    """Sound, but cannot take the request now; the router adds Retry-After."""
+    """Sound, but cannot take the request now; the router adds Retry-After.
+
+    Attributes:
+        retry_after_s: seconds after which a try may succeed, where that can be told.
+    """
 
     status = 503
     openai_type = "server_error"
     retry_can_help = True
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class NoWorker(Overload):
@@ -127,11 +154,18 @@ class NoWorker(Overload):
 
 
 class TooManyRequests(Overload):
-    """The bound on requests in flight is reached."""
+    """A queue is full, the bound on requests in flight or a tenant's limit is reached."""
 
     status = 429
     openai_type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class DeadlineExceeded(Overload):
+    """The deadline that the client gave passed before the request could start."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class PeerFault(BatonError):

@@ -31,3 +31,6 @@ HomeFlag = Annotated[
 LogLevelFlag = Annotated[
     str, typer.Option(envvar="BATON_LOG_LEVEL", help="debug, info, warning or error.")
 ]
+LogFormatFlag = Annotated[
+    str, typer.Option(envvar="BATON_LOG_FORMAT", help="text, or json: one object a line.")
+]

@@ -17,6 +17,9 @@ WORKER_PORT = 8100
 """HTTP port of the first worker on a machine; further ones count up."""
 SIDE_CHANNEL_PORT = 5600
 """NIXL handshake port of the first worker on a machine; further ones count up."""
+KV_EVENTS_PORT = 5700
+"""Where an engine publishes its KV events if other machines have to reach it and its profile asks
+for them; the port above it belongs to it as well."""
 
 HOME_VARIABLE = "BATON_HOME"
 

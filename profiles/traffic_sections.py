@@ -54,6 +54,11 @@ class ScorersSpec(Section):
         description="Weight of free places: running and waiting requests against the worker's "
         "slots. Default: 2.",
     )
+    pending: Weight = Field(
+        default=1.0,
+        description="Weight of having few prompt tokens in prefill now. Default: 1; one long prompt "
+        "is more to wait for than ten short ones.",
+    )
     kv_load: Weight = Field(
         default=1.0,
         description="Weight of free KV memory. Default: 1; a full cache preempts requests, but "
@@ -116,11 +121,11 @@ class FlowSpec(Section):
         "most clients have lost patience.",
     )
     slots_factor: float = Field(
-        default=2.0,
-        gt=0,
+        default=1.5,
+        ge=1,
         le=1000,
         description="Requests that are out at the answering workers at most, per slot of theirs "
-        "(max_num_seqs). Default: 2: an engine always finds its next request in its own queue, and "
+        "(max_num_seqs). Default: 1.5: an engine finds its next request in its own queue, and "
         "what waits longer waits in the router, where it is ordered by priority and fairness.",
     )
     worker_wait_s: float = Field(

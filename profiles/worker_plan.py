@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from baton.engine import Device, EngineSpec, detect_device
 from baton.errors import SettingsError
+from baton.kv_events import socket_url, tcp_url
 from baton.models import model_digest, read_model_config, resolve_model
 from baton.types import EngineId, Load, Role
 from baton.worker import WorkerOptions, WorkerPlan
@@ -21,6 +22,7 @@ from kvtransfer import geometry_from_config
 from profiles.overrides import with_overrides
 from profiles.resolve import resolve_profile
 from profiles.schema import ServingProfile, TransferSpec
+from profiles.traffic_sections import PrefixKnowledge
 
 _MIB = 1024 * 1024
 _DEFAULT_SLOTS = 256
@@ -90,6 +92,7 @@ def worker_plan(
                 else {}
             ),
             ucx_tls=ucx_transports(transfer, device),
+            kv_events_url=kv_events_url(profile, options, run_dir),
             dtype=dtype,
             max_model_len=model.max_model_len,
             tensor_parallel=pool.tensor_parallel,
@@ -158,6 +161,19 @@ def ucx_transports(transfer: TransferSpec, device: Device) -> str | None:
     if transfer.transport == "tcp":
         return "tcp,cuda_copy,self" if on_gpu else "tcp,self"
     return None if on_gpu else "cma,posix,tcp,self"
+
+
+def kv_events_url(profile: ServingProfile, options: WorkerOptions, run_dir: Path) -> str:
+    """Where an engine publishes its KV events; empty where the profile does not ask for them.
+
+    An engine on loopback has its clients on this machine, where a socket in its private folder is
+    reached by the same user only. To other machines it speaks TCP, at the address of handshakes.
+    """
+    if profile.spec.routing.prefix is not PrefixKnowledge.EXACT:
+        return ""
+    if options.host == "localhost" or options.host.startswith("127."):
+        return socket_url(run_dir)
+    return tcp_url(_side_channel_host(options), options.kv_events_port)
 
 
 def _side_channel_host(options: WorkerOptions) -> str:

@@ -1,4 +1,4 @@
-"""Who may call the endpoints that belong to the cluster: holders of the cluster token."""
+"""Who may call what does not belong to clients: holders of the cluster's or the admin token."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from baton.errors import NotAuthorized
 from baton.secrets import tokens_equal
 
 
-def require_cluster_token(request: Request, token: str) -> None:
-    """Lets holders of the cluster token pass.
+def require_token(request: Request, *tokens: str, whose: str = "cluster") -> None:
+    """Lets holders of one of the tokens pass.
 
     Raises:
         NotAuthorized: no token, or another one.
     """
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not tokens_equal(given.strip(), token):
+    fits = [tokens_equal(given.strip(), token) for token in tokens]
+    if scheme.lower() != "bearer" or not any(fits):
         raise NotAuthorized(
-            "This endpoint is for the cluster: send 'Authorization: Bearer <cluster token>'."
+            f"This endpoint needs the {whose} token: send 'Authorization: Bearer <{whose} token>'."
         )

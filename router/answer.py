@@ -2,32 +2,50 @@
 
 The client's 200 is sent only after the first content event, or the whole answer, is here; until
 then a failure is a ``LegFault``, which may be tried again. After it a failure becomes an error
-event in the stream, never silence.
+event in the stream, never silence. From the first content on nothing is parsed: bytes go from the
+worker's socket to the client's in one call, cut at event borders.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Protocol
 
 from baton.clock import Clock
 from baton.errors import (
+    BatonError,
+    DeadlineExceeded,
     PeerFault,
     StreamBroken,
     WorkerFailed,
     WorkerTimeout,
     WorkerUnreachable,
 )
-from baton.types import WorkerRecord
+from baton.types import RequestId, WorkerRecord
 from profiles import ServingProfile
 from router import sse
+from router.api import correct_whole, engine_error, usage_of
 from router.call import Call, LegFault
 from router.ledger import Entry
+from router.observe import ItlRecorder, RouterMetrics
 from router.policy import Reason
-from router.pool import WorkerPool
-from router.stall import StallGuard
-from router.upstream import Answer, Leg, Upstream
+from router.stall import Watches
+from router.wire import Answer, Leg, Upstream
 
 log = logging.getLogger("baton.router.answer")
+
+
+class Verdicts(Protocol):
+    """Told how workers do (``router.care``)."""
+
+    def worked(self, worker: WorkerRecord) -> None:
+        """It gave content, or a whole answer."""
+        ...
+
+    def failed(self, worker: WorkerRecord, error: BatonError, request_id: RequestId) -> None:
+        """It failed a leg; ``error`` says how."""
+        ...
 
 
 class Answerer:
@@ -35,20 +53,31 @@ class Answerer:
 
     Args:
         profile: the active profile.
-        pool: told of workers that cannot be reached.
         upstream: the HTTP client for legs.
+        watches: ends waits that the registry says are in vain.
+        verdicts: told which workers worked and which failed.
+        metrics: told of the gaps between chunks.
         clock: for deadlines.
     """
 
     def __init__(
-        self, *, profile: ServingProfile, pool: WorkerPool, upstream: Upstream, clock: Clock
+        self,
+        *,
+        profile: ServingProfile,
+        upstream: Upstream,
+        watches: Watches,
+        verdicts: Verdicts,
+        metrics: RouterMetrics,
+        clock: Clock,
     ) -> None:
         self._profile = profile.name
+        self._version = profile.version
         self._deadlines = profile.spec.deadlines
-        self._pool = pool
         self._upstream = upstream
+        self._watches = watches
+        self._verdicts = verdicts
+        self._metrics = metrics
         self._clock = clock
-        self._guard = StallGuard(pool)
 
     async def answer(
         self,
@@ -57,50 +86,105 @@ class Answerer:
         body: bytes,
         entry: Entry | None = None,
         prefill: WorkerRecord | None = None,
+        on_first: Callable[[], None] = lambda: None,
     ) -> None:
-        """The answering leg, local or decode, up to the end of the client's answer."""
-        failure = Reason.DECODE_FAILED if prefill is None else Reason.TRANSFER_FAILED
+        """The answering leg, local or decode, up to the end of the client's answer.
+
+        Args:
+            entry: the handoff, if it is one.
+            prefill: the worker that decode pulls from, if it does.
+            on_first: called when the first content, or the whole answer, is here.
+
+        Raises:
+            LegFault: it failed, and the client has had nothing.
+        """
+        call.trail.answering_at_s = self._clock.monotonic_s()
         try:
             if call.request.stream:
-                await self._stream(call, worker, body, entry, prefill)
-                return
-            answer = await self._guard.run(
-                self._upstream.ask(
-                    worker,
-                    call.request.endpoint,
-                    body,
-                    call.request_id,
-                    timeout_s=call.left_s(self._clock, self._deadlines.total_s),
-                ),
-                prefill,
-                worker,
-            )
-        except WorkerUnreachable as error:
-            self._pool.suspect(worker)
-            raise LegFault(error, Reason.DECODE_FAILED, worker.id) from error
-        except WorkerTimeout as error:
-            # In a handoff it may be prefill that hangs, and decode with it.
-            raise LegFault(error, failure, worker.id, certain=prefill is None) from error
+                await self._stream(call, worker, body, entry, prefill, on_first)
+            else:
+                await self._whole(call, worker, body, entry, prefill, on_first)
         except PeerFault as error:
-            blamed = worker.id if prefill is None else None
-            raise LegFault(error, failure, blamed) from error
-        self._check_status(answer, worker, prefill)
-        if entry is not None and answer.status == 200:
-            entry.first_content()
-            entry.finished()
-        await self._reply_whole(call, answer, entry)
+            raise self._leg_fault(call, error, worker, prefill) from error
 
-    async def _reply_whole(self, call: Call, answer: Answer, entry: Entry | None) -> None:
-        if entry is not None and answer.status != 200:
-            entry.failed(f"decode refused the request ({answer.status})")
-        call.trail.status = answer.status
-        headers = [
-            ("content-type", answer.content_type),
-            ("content-length", str(len(answer.body))),
-            *call.trail.headers(self._profile),
-        ]
-        await call.reply.start(answer.status, headers)
-        await call.reply.send(answer.body, last=True)
+    def _leg_fault(
+        self, call: Call, error: PeerFault, worker: WorkerRecord, prefill: WorkerRecord | None
+    ) -> LegFault:
+        if isinstance(error, WorkerTimeout) and self._clock.monotonic_s() >= call.ends_s:
+            # The request's own time is over, which is nobody's fault.
+            return LegFault(error, Reason.DECODE_FAILED)
+        self._verdicts.failed(worker, error, call.request_id)
+        if isinstance(error, WorkerUnreachable):
+            return LegFault(error, Reason.DECODE_FAILED, failed=[worker])
+        if prefill is None:
+            return LegFault(error, Reason.DECODE_FAILED, failed=[worker])
+        # Either may be at fault: decode, or prefill that it could not pull from. A fresh prefill
+        # elsewhere is the better bet, and another decode worker where there is one.
+        self._verdicts.failed(prefill, error, call.request_id)
+        return LegFault(error, Reason.TRANSFER_FAILED, failed=[prefill], doubted=[worker])
+
+    # --- whole answers ---
+
+    async def _whole(
+        self,
+        call: Call,
+        worker: WorkerRecord,
+        body: bytes,
+        entry: Entry | None,
+        prefill: WorkerRecord | None,
+        on_first: Callable[[], None],
+    ) -> None:
+        timeout_s = call.left_s(self._clock.monotonic_s(), self._deadlines.total_s)
+        with self._watches.over(worker, prefill):
+            answer = await self._upstream.ask(
+                worker,
+                call.request.endpoint,
+                body,
+                call.request_id,
+                timeout_s=timeout_s,
+                headers=call.worker_headers,
+            )
+        self._take_whole(call, answer, worker, entry, on_first)
+
+    def _take_whole(
+        self,
+        call: Call,
+        answer: Answer,
+        worker: WorkerRecord,
+        entry: Entry | None,
+        on_first: Callable[[], None],
+    ) -> None:
+        """A whole answer goes to the client, unless it is the worker's fault.
+
+        Raises:
+            WorkerFailed: 5xx, or a key that the worker does not take.
+        """
+        if answer.status >= 500 or answer.status == 401:
+            raise WorkerFailed(f"worker {worker.id} answered {answer.status}")
+        trail, endpoint = call.trail, call.request.endpoint
+        trail.status = answer.status
+        out = answer.body
+        if answer.status == 200:
+            trail.first_content_at_s = self._clock.monotonic_s()
+            self._verdicts.worked(worker)
+            on_first()
+            if entry is not None:
+                entry.first_content()
+                entry.finished()
+            if call.prefill_usage is not None and entry is not None:
+                out = correct_whole(endpoint, out, call.prefill_usage)
+            trail.usage = usage_of(endpoint, out)
+        else:
+            if entry is not None:
+                entry.failed(f"decode refused the request ({answer.status})")
+            out = engine_error(endpoint, answer.status, out)
+        headers = [("content-type", answer.content_type), *self._headers(call)]
+        call.reply.reply(answer.status, headers, out)
+
+    def _headers(self, call: Call) -> list[tuple[str, str]]:
+        return call.trail.headers(self._profile, self._version, explain=call.explain)
+
+    # --- streams ---
 
     async def _stream(
         self,
@@ -109,47 +193,48 @@ class Answerer:
         body: bytes,
         entry: Entry | None,
         prefill: WorkerRecord | None,
+        on_first: Callable[[], None],
     ) -> None:
         began_s = self._clock.monotonic_s()
-        first_s = call.left_s(self._clock, self._deadlines.first_token_s)
-        async with self._upstream.open(
-            worker, call.request.endpoint, body, call.request_id, timeout_s=first_s
-        ) as leg:
-            if leg.status != 200:
-                answer = await leg.whole(timeout_s=first_s)
-                self._check_status(answer, worker, prefill)
-                await self._reply_whole(call, answer, entry)
-                return
-            events = sse.EventBuffer()
-            # The headers say nothing and count as waiting for the first token.
-            left_s = max(0.001, first_s - (self._clock.monotonic_s() - began_s))
-            head = await self._guard.run(self._first_content(leg, events, left_s), prefill, worker)
-            if entry is not None:
-                entry.first_content()
-            call.trail.status = 200
-            call.trail.first_content_s = self._clock.monotonic_s()
-            await call.reply.start(
-                200,
-                [
-                    ("content-type", "text/event-stream; charset=utf-8"),
-                    ("cache-control", "no-cache"),
-                    ("x-accel-buffering", "no"),
-                    *call.trail.headers(self._profile),
-                ],
-            )
-            await self._pass_on(call, leg, events, head, entry)
+        first_s = call.left_s(began_s, self._deadlines.first_token_s)
+        request = call.request
+        with self._watches.over(worker, prefill) as watch:
+            async with self._upstream.open(
+                worker,
+                request.endpoint,
+                body,
+                call.request_id,
+                timeout_s=first_s,
+                headers=call.worker_headers,
+            ) as leg:
+                if leg.status != 200:
+                    answer = await leg.whole(timeout_s=first_s)
+                    self._take_whole(call, answer, worker, entry, on_first)
+                    return
+                events = sse.EventBuffer()
+                # The headers say nothing and count as waiting for the first token.
+                head = await self._first_content(call, leg, events, began_s + first_s, first_s)
+                watch.over()
+                call.trail.first_content_at_s = self._clock.monotonic_s()
+                self._verdicts.worked(worker)
+                on_first()
+                if entry is not None:
+                    entry.first_content()
+                await self._pass_on(call, leg, events, head, entry)
 
-    async def _first_content(self, leg: Leg, events: sse.EventBuffer, within_s: float) -> bytes:
+    async def _first_content(
+        self, call: Call, leg: Leg, events: sse.EventBuffer, ends_s: float, within_s: float
+    ) -> bytes:
         """Everything up to and including the bytes that hold the first content event.
 
         Raises:
             WorkerFailed: an error event, or the end, came first.
             WorkerTimeout: nothing came in time.
         """
-        deadline_s = self._clock.monotonic_s() + within_s
         head = b""
+        dialect = call.request.endpoint.dialect
         while True:
-            left_s = max(0.001, deadline_s - self._clock.monotonic_s())
+            left_s = max(0.001, ends_s - self._clock.monotonic_s())
             try:
                 data = await leg.read(timeout_s=left_s)
                 whole = events.feed(data)
@@ -163,7 +248,7 @@ class Answerer:
                 raise WorkerFailed(f"worker {leg.worker.id} ended the stream without an answer")
             head += whole
             for event in sse.split_events(whole):
-                kind, error_object = sse.classify_event(event)
+                kind, error_object = sse.classify_event(event, dialect)
                 if kind is sse.EventKind.ERROR:
                     said = (error_object or {}).get("message", "no reason given")
                     raise WorkerFailed(f"worker {leg.worker.id} failed: {said}")
@@ -174,49 +259,101 @@ class Answerer:
         self, call: Call, leg: Leg, events: sse.EventBuffer, head: bytes, entry: Entry | None
     ) -> None:
         """From the first content to the end. A failure becomes an error event, never silence."""
-        reply, idle_s = call.reply, self._deadlines.idle_s
-        done = sse.is_complete(head)
-        await reply.send(head)
+        trail, reply = call.trail, call.reply
+        trail.status = 200
+        reply.start(
+            200,
+            [
+                ("content-type", "text/event-stream; charset=utf-8"),
+                ("cache-control", "no-cache"),
+                ("x-accel-buffering", "no"),
+                *self._headers(call),
+            ],
+        )
+        passing = _Passing(call, events, self._clock, corrects=entry is not None)
+        reply.on_congestion(lambda full: leg.pause() if full else leg.resume())
         try:
-            while data := await leg.read(timeout_s=call.left_s(self._clock, idle_s)):
-                whole = events.feed(data)
-                if whole:
-                    done = done or sse.is_complete(whole)
-                    await reply.send(whole)
-            if not done:
+            passing.take(head)
+            await leg.pump(passing.feed, idle_s=self._deadlines.idle_s, ends_s=call.ends_s)
+            if not passing.complete:
                 raise StreamBroken(f"worker {leg.worker.id} ended the stream in the middle")
         except (PeerFault, ValueError) as error:
             # After its last event an answer is whole, however the connection ended.
-            if not done:
-                await self._broke_off(call, leg, error, entry)
-        if entry is not None and entry.state is not None:
-            entry.finished()
-        await reply.send(b"", last=True)
-
-    async def _broke_off(self, call: Call, leg: Leg, error: Exception, entry: Entry | None) -> None:
-        fault = (
-            error
-            if isinstance(error, StreamBroken)
-            else StreamBroken(f"The answer broke off: {error}")
-        )
-        log.warning("%s: %s", call.request_id, fault.message)
-        if isinstance(error, WorkerUnreachable | StreamBroken):
-            self._pool.suspect(leg.worker)
+            if not passing.complete:
+                self._broke_off(call, leg, error, passing.last)
+        finally:
+            reply.on_congestion(None)
+            passing.account(self._metrics)
         if entry is not None:
-            entry.failed(fault.message)
-        await call.reply.send(sse.error_event(fault))
+            if trail.error:
+                entry.failed(trail.error)
+            else:
+                entry.finished()
+        reply.end()
 
-    def _check_status(
-        self, answer: Answer, worker: WorkerRecord, prefill: WorkerRecord | None
+    def _broke_off(self, call: Call, leg: Leg, error: Exception, last: bytes) -> None:
+        fault: BatonError
+        if call.limited_by_client and self._clock.monotonic_s() >= call.ends_s:
+            fault = DeadlineExceeded("The deadline given with the request has passed.")
+        elif isinstance(error, StreamBroken):
+            fault = error
+        else:
+            fault = StreamBroken(f"The answer broke off: {error}")
+        call.trail.error = fault.message
+        log.warning("%s: %s", call.request_id, fault.message)
+        if not isinstance(fault, DeadlineExceeded):
+            broken = fault if not isinstance(error, PeerFault) else error
+            self._verdicts.failed(leg.worker, broken, call.request_id)
+        call.reply.write(sse.error_event(fault, call.request.endpoint.dialect, last))
+
+
+class _Passing:
+    """What happens to each chunk of a stream after its first content: as little as can be."""
+
+    __slots__ = ("_before", "_call", "_clock", "_corrects", "_dialect", "_events", "_itl", "_write",
+                 "chunks", "last")  # fmt: skip
+
+    def __init__(
+        self, call: Call, events: sse.EventBuffer, clock: Clock, *, corrects: bool
     ) -> None:
-        """Lets 2xx and the client's own faults pass.
+        self._call = call
+        self._events = events
+        self._dialect = call.request.endpoint.dialect
+        self._itl = ItlRecorder()
+        self._clock = clock
+        self._write = call.reply.write
+        self._corrects = call.prefill_usage if corrects else None
+        self._before = b""
+        self.last = b""
+        self.chunks = 0
 
-        Raises:
-            LegFault: the worker's fault: 5xx, or a key that it does not take.
-        """
-        if answer.status < 500 and answer.status != 401:
-            return
-        error = WorkerFailed(f"worker {worker.id} answered {answer.status}")
-        if prefill is None:
-            raise LegFault(error, Reason.DECODE_FAILED, worker.id)
-        raise LegFault(error, Reason.TRANSFER_FAILED, None)
+    def feed(self, data: bytes) -> None:
+        """Bytes of the worker."""
+        whole = self._events.feed(data)
+        if whole:
+            self.take(whole)
+
+    def take(self, whole: bytes) -> None:
+        """Whole events go to the client; the last two pieces are kept for the end's sake."""
+        self._itl.tick(self._clock.monotonic_s())
+        self.chunks += sse.count_events(whole, self._dialect)
+        if self._corrects is not None:
+            whole = sse.correct_events(self._dialect, whole, self._corrects)
+        self._before, self.last = self.last, whole
+        self._write(whole)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream's last event is here."""
+        dialect = self._dialect
+        return sse.is_complete(self.last, dialect) or sse.is_complete(self._before, dialect)
+
+    def account(self, metrics: RouterMetrics) -> None:
+        """Writes down what the stream was."""
+        trail, tail = self._call.trail, self._before + self.last
+        trail.usage = sse.usage_in_tail(self._dialect, tail)
+        trail.events = self.chunks
+        if not trail.error and sse.has_error(tail, self._dialect):
+            trail.error = "the engine gave up in the middle"
+        tokens = self.chunks if trail.usage is None else trail.usage.output_tokens
+        metrics.stream_done(trail.path, self._itl, tokens)

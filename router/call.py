@@ -2,66 +2,199 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from baton.clock import Clock
+import msgspec
+
 from baton.errors import BatonError
-from baton.types import RequestId, WorkerId
-from router.policy import Reason, TokenBounds
-from router.requests import GenerateRequest
+from baton.types import RequestId, WorkerId, WorkerRecord
+from router.api import GenerateRequest, Usage
+from router.observe import attributes as names
+from router.policy import Prediction, Reason, TokenBounds
+from router.prefix import Chain
 
 Headers = list[tuple[str, str]]
 
 
 class Reply(Protocol):
-    """The way back to the client."""
+    """The way back to the client (``router.wire.Exchange``)."""
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Sends status and headers; once."""
+    @property
+    def started(self) -> bool:
+        """Whether status and headers are on their way."""
         ...
 
-    async def send(self, data: bytes, *, last: bool = False) -> None:
-        """Sends a part of the body."""
+    def start(
+        self, status: int, headers: Sequence[tuple[str, str]], *, length: int | None = None
+    ) -> None:
+        """Status and headers; once."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """A part of the body."""
+        ...
+
+    def end(self, data: bytes = b"") -> None:
+        """The last part."""
+        ...
+
+    def reply(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """A whole answer."""
+        ...
+
+    def on_congestion(self, callback: Any) -> None:
+        """Has ``callback(True)`` called when the client takes nothing, ``callback(False)`` when
+        it does again."""
         ...
 
 
 @dataclass(slots=True)
 class Trail:
-    """What is known of a request's way, for headers, metrics and logs.
+    """What is known of a request's way, for headers, metrics, spans and logs.
 
-    ``path`` is ``disaggregated`` or ``local``, or ``none`` before a plan stands.
+    Times are in seconds; those that end in ``_at_s`` are moments of the monotonic clock, None
+    until they come. ``path`` is ``disaggregated`` or ``local``, or ``none`` before a plan stands.
     """
 
+    began_s: float
     path: str = "none"
     reason: str = "none"
+    decider: str = ""
     prompt_tokens: TokenBounds | None = None
+    uncached_tokens: int | None = None
+    predicted: Prediction | None = None
+    attempts: int = 0
+    prefill: WorkerId | None = None
+    decode: WorkerId | None = None
     status: int = 0
-    first_content_s: float | None = None
+    queue_s: float = 0.0
+    count_s: float = 0.0
+    prefill_s: float | None = None
+    answering_at_s: float | None = None
+    first_content_at_s: float | None = None
+    kv_bytes: int = 0
+    usage: Usage | None = None
+    events: int = 0
+    error: str = ""
 
-    def headers(self, profile: str) -> Headers:
+    @property
+    def ttft_s(self) -> float | None:
+        """Until the first content, from the request's last byte; None without one."""
+        return _since(self.began_s, self.first_content_at_s)
+
+    @property
+    def output_tokens(self) -> int:
+        """Of the answer: as the engine says, else as many as there were events."""
+        return self.events if self.usage is None else self.usage.output_tokens
+
+    @property
+    def known_prompt_tokens(self) -> int | None:
+        """Of the prompt, where the number is certain."""
+        if self.usage is not None:
+            return self.usage.prompt_tokens
+        bounds = self.prompt_tokens
+        return bounds.lower if bounds is not None and bounds.exact else None
+
+    def headers(self, profile: str, version: str, *, explain: bool) -> Headers:
         """The ``x-baton-*`` headers."""
         headers = [("x-baton-profile", profile)]
         if self.path != "none":
             headers += [("x-baton-path", self.path), ("x-baton-reason", self.reason)]
         if self.prompt_tokens is not None:
             headers.append(("x-baton-prompt-tokens", str(self.prompt_tokens)))
+        if explain:
+            told = msgspec.json.encode(self.explanation(version)).decode("ascii", "replace")
+            headers.append(("x-baton-explain", told))
         return headers
 
+    def explanation(self, version: str) -> dict[str, Any]:
+        """Everything that is known by now; what is not known is left out. Times in ms."""
+        first_s = _since(self.answering_at_s, self.first_content_at_s)
+        told: dict[str, Any] = {
+            "path": self.path,
+            "reason": self.reason,
+            "decider": self.decider or None,
+            "prompt_tokens": None if self.prompt_tokens is None else str(self.prompt_tokens),
+            "uncached_tokens": self.uncached_tokens,
+            "attempts": self.attempts,
+            "workers": [w for w in (self.prefill, self.decode) if w is not None],
+            "profile_version": version,
+            "queue_ms": _ms(self.queue_s),
+            "count_ms": _ms(self.count_s),
+            "prefill_ms": _ms(self.prefill_s),
+            "first_content_ms": _ms(first_s),
+            "ttft_ms": _ms(self.ttft_s),
+            "kv_bytes": self.kv_bytes or None,
+            "predicted": self.predicted,
+        }
+        return {key: value for key, value in told.items() if value is not None}
 
-@dataclass(frozen=True, slots=True)
+    def attributes(
+        self, profile: str, version: str, tenant: str | None
+    ) -> dict[str, str | int | float | bool | None]:
+        """The same for a span."""
+        predicted, usage = self.predicted, self.usage
+        return {
+            names.PATH: self.path,
+            names.REASON: self.reason,
+            names.PROMPT_TOKENS: None if self.prompt_tokens is None else str(self.prompt_tokens),
+            names.UNCACHED_TOKENS: self.uncached_tokens,
+            names.PREDICTED_LOCAL_S: None if predicted is None else predicted.local_s,
+            names.PREDICTED_REMOTE_S: None if predicted is None else predicted.remote_s,
+            names.TTFT_S: self.ttft_s,
+            names.PREFILL_WORKER: self.prefill,
+            names.DECODE_WORKER: self.decode,
+            names.ATTEMPTS: self.attempts,
+            names.TENANT: tenant,
+            names.PROFILE: profile,
+            names.PROFILE_VERSION: version,
+            names.KV_BYTES: self.kv_bytes or None,
+            names.INPUT_TOKENS: self.known_prompt_tokens,
+            names.CACHED_TOKENS: None if usage is None else usage.cached_tokens,
+            names.OUTPUT_TOKENS: self.output_tokens,
+        }
+
+
+def _since(start_s: float | None, end_s: float | None) -> float | None:
+    return None if start_s is None or end_s is None else end_s - start_s
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+@dataclass(slots=True)
 class Call:
-    """One request while it is served; ``ends_s`` is its last moment, on the monotonic clock."""
+    """One request while it is served.
+
+    Attributes:
+        ends_s: its last moment, on the monotonic clock.
+        limited_by_client: whether the client named that moment, not the profile.
+        worker_headers: what goes to workers besides our own headers: the trace context.
+        chain: hashes of the prompt's prefix, for what workers have cached.
+        prefill_usage: what prefill said of the prompt, once it has.
+        failed: workers that have failed this request, which gets nothing more from them.
+    """
 
     request: GenerateRequest
     request_id: RequestId
     reply: Reply
     trail: Trail
     ends_s: float
+    limited_by_client: bool = False
+    worker_headers: Sequence[tuple[str, str]] = ()
+    explain: bool = False
+    session: str | None = None
+    chain: Chain = ()
+    prefill_usage: Usage | None = None
+    failed: set[WorkerId] = field(default_factory=set)
 
-    def left_s(self, clock: Clock, most_s: float) -> float:
+    def left_s(self, now_s: float, most_s: float) -> float:
         """Seconds that a wait may take: ``most_s``, or less near the end of the request."""
-        return max(0.001, min(most_s, self.ends_s - clock.monotonic_s()))
+        left_s = self.ends_s - now_s
+        return most_s if left_s > most_s else max(0.001, left_s)
 
 
 class LegFault(Exception):
@@ -70,15 +203,20 @@ class LegFault(Exception):
     Attributes:
         error: what happened.
         reason: what a retry is put down to.
-        blamed: the worker that should not get the retry, if one is at fault.
-        certain: whether it is sure to be at fault; if not, it is still better than nobody.
+        failed: workers that are at fault for certain, and get nothing more of this request.
+        doubted: workers that may be at fault, and get it only if nobody else is there.
     """
 
     def __init__(
-        self, error: BatonError, reason: Reason, blamed: WorkerId | None, *, certain: bool = True
+        self,
+        error: BatonError,
+        reason: Reason,
+        *,
+        failed: Sequence[WorkerRecord] = (),
+        doubted: Sequence[WorkerRecord] = (),
     ) -> None:
         super().__init__(error.message)
         self.error = error
         self.reason = reason
-        self.blamed = blamed
-        self.certain = certain
+        self.failed = tuple(worker.id for worker in failed)
+        self.doubted = tuple(worker.id for worker in doubted)

@@ -18,20 +18,18 @@ import msgspec
 
 from baton.clock import Clock
 from baton.errors import BatonError, ModelError
-from baton.types import RequestId, Role, WorkerRecord
-from router.metrics import RouterMetrics
-from router.policy import TokenBounds, WorkerView
+from baton.types import RequestId, WorkerRecord
+from router.api import Endpoint, GenerateRequest, count_question, parse_request
+from router.observe import RouterMetrics
+from router.policy import TokenBounds
 from router.pool import WorkerPool
-from router.requests import Endpoint, GenerateRequest, parse_request
 from router.tokens import PromptCounter
-from router.upstream import Upstream
+from router.wire import Upstream
 
 _ASK_S = 2.0
 """For a worker's ``/tokenize``; longer, and a wrong path costs less than the wait."""
 _THREAD_FROM_CHARS = 32_768
 """Texts from about this size are counted in a thread: the event loop would stand still for 5 ms."""
-
-_NOT_FOR_TOKENIZE = frozenset({"stream", "stream_options"})
 
 _PROBES: Sequence[tuple[Endpoint, dict[str, Any]]] = (
     (Endpoint.COMPLETIONS, {"prompt": "Prefill, decode; the baton passes."}),
@@ -87,10 +85,14 @@ class Counting:
             found = await self._by_worker(request, worker)
         elif not found.exact:
             how = "bytes"
-        self._metrics.counting.labels(how).observe(self._clock.monotonic_s() - began_s)
-        if found is not None and found.exact:
-            self._metrics.prompt_tokens.observe(found.lower)
+        self._metrics.counting.observe((how,), self._clock.monotonic_s() - began_s)
         return found
+
+    def token_ids(self, request: GenerateRequest) -> Sequence[int] | None:
+        """The prompt's token ids, where this router can tell them for certain."""
+        worker = self._teller(request.model)
+        counter = None if worker is None else self._counters.get(worker.model_digest)
+        return None if counter is None else counter.token_ids(request)
 
     async def _by_counter(
         self,
@@ -140,9 +142,9 @@ class Counting:
 
         To be called now and then, outside the path of requests.
         """
-        ready = [view for view in self._pool.views() if _can_tell(view)]
-        digests = {view.record.model_digest: view.record for view in ready}
-        registered = {view.record.model_digest for view in self._pool.views()}
+        records = self._pool.records()
+        digests = {r.model_digest: r for r in records if self._pool.is_usable(r)}
+        registered = {record.model_digest for record in records}
         for digest in self._counters.keys() - registered:
             del self._counters[digest]
         for digest, worker in digests.items():
@@ -188,32 +190,27 @@ class Counting:
     async def _by_worker(
         self, request: GenerateRequest, worker: WorkerRecord
     ) -> TokenBounds | None:
-        body = {k: v for k, v in request.body.items() if k not in _NOT_FOR_TOKENIZE}
+        question = count_question(request)
+        if question is None:
+            return None
         try:
             answer = await self._upstream.ask(
                 worker,
-                "/tokenize",
-                msgspec.json.encode(body),
+                question.path,
+                question.body,
                 RequestId("baton-tokenize"),
                 timeout_s=_ASK_S,
             )
             if answer.status != 200:
                 return None
-            count = msgspec.json.decode(answer.body)["count"]
+            count = msgspec.json.decode(answer.body)[question.field]
         except (BatonError, msgspec.DecodeError, KeyError, TypeError):
             return None
         return TokenBounds(count, count) if isinstance(count, int) and count >= 0 else None
 
     def _teller(self, model: str) -> WorkerRecord | None:
         """The least busy ready worker of the model; decode first, its limits are the ones."""
-        views = [v for v in self._pool.views() if v.record.model == model and _can_tell(v)]
-        if not views:
-            return None
-        return min(views, key=lambda v: (v.record.role is Role.PREFILL, v.work)).record
-
-
-def _can_tell(view: WorkerView) -> bool:
-    return view.usable
+        return self._pool.teller(model)
 
 
 def _text_size(request: GenerateRequest) -> int:

@@ -3,54 +3,69 @@
 Decisions come from ``router.policy``; this module carries them out. Its promises:
 
 - The client's 200 is sent only after the first content event (or the whole answer) is here.
-- Until then a failed leg is tried once more, locally, with a fresh prefill; transfer parameters
-  are never used twice.
+- Until then a failed leg is tried again as the profile's ``degrade`` says, with a fresh prefill,
+  and never on a worker that has failed the request; transfer parameters are never used twice.
 - Every leg has a deadline, and whatever ends a request, its legs are closed, its handoff has
-  ended, and no worker stays counted busy.
+  ended, no worker stays counted busy, and blocks that nobody will pull are reclaimed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
-from typing import Any, NoReturn
+from contextlib import nullcontext
+from typing import NoReturn
 
 import msgspec
 
 from baton.clock import Clock
 from baton.errors import (
     BatonError,
+    DeadlineExceeded,
     HandoffUnusable,
     ModelNotFound,
     NoWorker,
     PeerFault,
     WorkerFailed,
-    WorkerUnreachable,
 )
-from baton.types import RequestId, WorkerRecord
+from baton.types import RequestId, WorkerId, WorkerRecord
 from kvtransfer import kv_bytes
 from profiles import ServingProfile
+from router.aftercare import Aftercare
 from router.answer import Answerer
+from router.api import (
+    Endpoint,
+    PassthroughRequest,
+    decode_body,
+    engine_error,
+    prefill_answer,
+    prefill_body,
+)
 from router.call import Call, LegFault, Reply, Trail
 from router.counting import Counting
-from router.ledger import Entry, Ledger
-from router.metrics import RouterMetrics
+from router.ledger import Entry, Ledger, Offer
+from router.observe import RouterMetrics
 from router.policy import (
     Ask,
+    Fail,
+    Fault,
     Handoff,
     Local,
     Plan,
     Reason,
     Refusal,
     Refuse,
-    Snapshot,
     TokenBounds,
+    Wait,
     plan,
+    plan_again,
     plan_local,
 )
 from router.pool import WorkerPool
-from router.requests import GenerateRequest, decode_body, prefill_body
-from router.upstream import Answer, Upstream
+from router.wire import Answer, Upstream
+
+_PASSED_THROUGH = "passed_through"
 
 log = logging.getLogger("baton.router.dispatch")
 
@@ -60,10 +75,12 @@ class Dispatcher:
 
     Args:
         profile: the active profile.
-        pool: the workers.
+        pool: the workers, and what is known of them.
         upstream: the HTTP client for legs.
+        answerer: carries out the answering leg.
         counting: prompt lengths.
         ledger: the book of handoffs.
+        aftercare: told how workers and pairs do; reclaims orphans.
         metrics: counters and timers.
         clock: for durations.
         rng: breaks ties between workers.
@@ -75,8 +92,10 @@ class Dispatcher:
         profile: ServingProfile,
         pool: WorkerPool,
         upstream: Upstream,
+        answerer: Answerer,
         counting: Counting,
         ledger: Ledger,
+        aftercare: Aftercare,
         metrics: RouterMetrics,
         clock: Clock,
         rng: random.Random,
@@ -85,173 +104,322 @@ class Dispatcher:
         self._deadlines = profile.spec.deadlines
         self._pool = pool
         self._upstream = upstream
-        self._answerer = Answerer(profile=profile, pool=pool, upstream=upstream, clock=clock)
+        self._answerer = answerer
         self._counting = counting
         self._ledger = ledger
+        self._care = aftercare
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
 
-    async def serve(
-        self, request: GenerateRequest, request_id: RequestId, reply: Reply, trail: Trail
-    ) -> None:
+    async def serve(self, call: Call) -> None:
         """Answers one request, errors of a started stream included.
 
         Raises:
             BatonError: nothing was sent yet; the caller answers with the error object.
         """
-        call = Call(
-            request, request_id, reply, trail, self._clock.monotonic_s() + self._deadlines.total_s
-        )
-        ask = await self._ask(request)
-        trail.prompt_tokens = ask.prompt_tokens
-        decision = plan(ask, self._snapshot(), self._rng)
-        try:
-            await self._attempt(decision, call)
-        except LegFault as fault:
-            self._metrics.leg_failures.labels(fault.reason, fault.error.code or "other").inc()
-            log.warning("%s: %s; trying locally", request_id, fault.error.message)
-            again = self._plan_again(ask, fault)
-            if isinstance(again, Refuse):
-                raise fault.error from fault
+        ask = await self.ask(call)
+        match = self._pool.match(call.chain, ask.prompt_tokens)
+        decision: Plan = plan(ask, self._pool.snapshot(match), self._rng)
+        while True:
+            call.trail.attempts += 1
             try:
-                await self._attempt(again, call)
-            except LegFault as second:
-                self._metrics.leg_failures.labels(second.reason, second.error.code or "other").inc()
-                raise second.error from second
+                await self._attempt(decision, call)
+            except LegFault as fault:
+                self._metrics.leg_failed(fault.reason, fault.error.code or "other")
+                decision = await self._after(fault, ask, call)
+            else:
+                return
 
-    def _plan_again(self, ask: Ask, fault: LegFault) -> Plan:
-        avoid = () if fault.blamed is None else (fault.blamed,)
-        again = plan_local(ask, self._snapshot(), self._rng, reason=fault.reason, avoid=avoid)
-        if isinstance(again, Refuse) and not fault.certain:
-            again = plan_local(ask, self._snapshot(), self._rng, reason=fault.reason)
-        return again
-
-    async def _ask(self, request: GenerateRequest) -> Ask:
-        spec = self._profile.spec
-        threshold = spec.classify.threshold_tokens if spec.classify else None
-        local = request.local_reason
-        bounds = None
-        if threshold is not None and local is None:
-            bounds = await self._counting.bounds(request, threshold)
+    async def ask(self, call: Call) -> Ask:
+        """What the policy needs to know; counts the prompt if the path depends on it."""
+        request = call.request
+        classify = self._profile.spec.classify
+        bounds: TokenBounds | None = None
+        if classify is not None and request.local_reason is None:
+            began_s = self._clock.monotonic_s()
+            bounds = await self._counting.bounds(request, classify.threshold_tokens)
+            call.trail.count_s = self._clock.monotonic_s() - began_s
+        call.trail.prompt_tokens = bounds
         return Ask(
             model=request.model,
             prompt_tokens=bounds,
             answer_tokens=max(1, request.max_new_tokens or 1),
-            local_reason=None if local is None else str(local),
+            local_reason=None if request.local_reason is None else str(request.local_reason),
+            session=call.session or "",
         )
 
-    def _snapshot(self) -> Snapshot:
-        classify = self._profile.spec.classify
-        return Snapshot(self._pool.views(), classify.threshold_tokens if classify else None)
+    async def pass_through(
+        self,
+        request: PassthroughRequest,
+        request_id: RequestId,
+        reply: Reply,
+        trail: Trail,
+        ends_s: float,
+    ) -> None:
+        """One worker's answer to something that generates nothing (tokens, embeddings).
+
+        Raises:
+            BatonError: nothing was sent yet.
+        """
+        ask = Ask(model=request.model, prompt_tokens=None)
+        failed: set[WorkerId] = set()
+        trail.path, trail.reason = "local", _PASSED_THROUGH
+        error: BatonError | None = None
+        while len(failed) < self._profile.degrade.attempts:
+            decision = plan_local(
+                ask, self._pool.snapshot(), self._rng, reason=_PASSED_THROUGH, avoid=failed
+            )
+            if isinstance(decision, Refuse):
+                if error is not None:
+                    break
+                self._refuse(decision, request.model)
+            worker = decision.worker
+            trail.attempts += 1
+            trail.decode = worker.id
+            try:
+                answer = await self._ask_once(request, worker, request_id, ends_s)
+            except PeerFault as fault:
+                self._care.failed(worker, fault, request_id)
+                failed.add(worker.id)
+                error = fault
+                continue
+            body = answer.body
+            if answer.status >= 400:
+                body = engine_error(request.endpoint, answer.status, body)
+            trail.status = answer.status
+            headers = [
+                ("content-type", answer.content_type),
+                *trail.headers(self._profile.name, self._profile.version, explain=False),
+            ]
+            reply.reply(answer.status, headers, body)
+            return
+        assert error is not None  # degrade.attempts is at least 1
+        raise error
+
+    async def _ask_once(
+        self,
+        request: PassthroughRequest,
+        worker: WorkerRecord,
+        request_id: RequestId,
+        ends_s: float,
+    ) -> Answer:
+        left_s = max(0.001, ends_s - self._clock.monotonic_s())
+        # Embeddings keep an engine busy; the rest is the API server's own work.
+        with (
+            self._pool.leg(worker.id) if request.endpoint is Endpoint.EMBEDDINGS else nullcontext()
+        ):
+            answer = await self._upstream.ask(
+                worker, request.endpoint, request.body, request_id, timeout_s=left_s
+            )
+        if answer.status >= 500 or answer.status == 401:
+            raise WorkerFailed(f"worker {worker.id} answered {answer.status}")
+        return answer
+
+    # --- after a fault ---
+
+    async def _after(self, fault: LegFault, ask: Ask, call: Call) -> Plan:
+        """What to try next.
+
+        Raises:
+            BatonError: nothing; it is the fault's own.
+        """
+        call.failed.update(fault.failed)
+        now_s = self._clock.monotonic_s()
+        if now_s >= call.ends_s:
+            raise self._out_of_time(fault.error, call) from fault
+        waited = False
+        while True:
+            decision = self._next(fault, ask, call)
+            if isinstance(decision, Fail):
+                raise fault.error from fault
+            if not isinstance(decision, Wait):
+                log.warning(
+                    "%s: %s; trying again: %s",
+                    call.request_id,
+                    fault.error.message,
+                    decision.reason if isinstance(decision, Local) else "another handoff",
+                )
+                return decision
+            if not waited:
+                log.warning("%s: %s; waiting for a worker", call.request_id, fault.error.message)
+                waited = True
+            left_s = call.ends_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                raise self._out_of_time(fault.error, call) from fault
+            await asyncio.sleep(min(left_s, decision.seconds))
+            call.trail.attempts += 1
+
+    def _next(self, fault: LegFault, ask: Ask, call: Call) -> Local | Handoff | Wait | Fail:
+        snapshot = self._pool.snapshot(self._pool.match(call.chain, ask.prompt_tokens))
+        attempt = call.trail.attempts
+        # Those in doubt are left out too where that leaves somebody.
+        for avoid in (call.failed.union(fault.doubted), call.failed):
+            decision = plan_again(
+                msgspec.structs.replace(ask, avoid=frozenset(avoid)),
+                snapshot,
+                self._rng,
+                Fault(fault.reason, frozenset(avoid)),
+                attempt,
+            )
+            if not isinstance(decision, Fail | Wait) or not fault.doubted:
+                return decision
+        return decision
+
+    def _out_of_time(self, error: BatonError, call: Call) -> BatonError:
+        if call.limited_by_client:
+            return DeadlineExceeded("The deadline given with the request has passed.")
+        return error
+
+    # --- one try ---
 
     async def _attempt(self, decision: Plan, call: Call) -> None:
         if isinstance(decision, Refuse):
-            self._refuse(decision, call.request)
-        call.trail.reason = decision.reason
-        if isinstance(decision, Local):
-            call.trail.path = "local"
-            body = decode_body(call.request, None)
-            with self._pool.leg(decision.worker.id):
-                await self._answerer.answer(call, decision.worker, body)
-            return
-        call.trail.path = "disaggregated"
-        await self._hand_over(decision, call)
+            self._refuse(decision, call.request.model)
+        trail = call.trail
+        trail.reason = decision.reason
+        trail.decider = decision.decider or trail.decider
+        trail.uncached_tokens = decision.uncached_tokens
+        trail.predicted = decision.predicted or trail.predicted
+        if decision.lean is not None:
+            self._pool.lean(decision.lean)
+        self._metrics.decided(decision.decider or "none", decision.reason)
+        if isinstance(decision, Handoff):
+            trail.path = "disaggregated"
+            trail.prefill, trail.decode = decision.prefill.id, decision.decode.id
+            await self._hand_over(decision, call)
+        else:
+            trail.path = "local"
+            trail.prefill, trail.decode = None, decision.worker.id
+            await self._local(decision, call)
 
-    def _refuse(self, decision: Refuse, request: GenerateRequest) -> NoReturn:
-        ours = request.model == self._profile.served_name
-        if decision.refusal is Refusal.UNKNOWN_MODEL and not ours:
+    def _refuse(self, decision: Refuse, model: str) -> NoReturn:
+        if decision.refusal is Refusal.UNKNOWN_MODEL and model != self._profile.served_name:
             raise ModelNotFound(
-                f"The model {request.model!r} does not exist here; GET /v1/models lists those "
-                "that do.",
+                f"The model {model!r} does not exist here; GET /v1/models lists those that do.",
                 param="model",
             )
-        raise NoWorker(
-            f"No worker is ready to serve {request.model!r}; try again in a few seconds."
-        )
+        raise NoWorker(f"No worker is ready to serve {model!r}; try again in a few seconds.")
+
+    async def _local(self, decision: Local, call: Call) -> None:
+        worker, uncached = decision.worker, decision.uncached_tokens or 0
+        body = decode_body(call.request, None)
+        began_s = self._clock.monotonic_s()
+        with self._pool.leg(worker.id), self._pool.prefilling_on(worker.id, uncached) as ahead:
+
+            def on_first() -> None:
+                ahead.over()
+                self._pool.cached(worker, call.chain)
+                # A whole answer shows its end only, which says nothing of the prefill.
+                if call.request.stream:
+                    took_s = self._clock.monotonic_s() - began_s
+                    self._metrics.decode_first.observe(("local",), took_s)
+                    self._pool.prefilled(worker, uncached, ahead.ahead, took_s)
+
+            await self._answerer.answer(call, worker, body, on_first=on_first)
 
     async def _hand_over(self, pair: Handoff, call: Call) -> None:
         entry = self._ledger.plan(call.request_id, pair.prefill.id, pair.decode.id)
+        offer: Offer | None = None
         try:
             # Decode counts as busy from the plan on: requests that are planned while this one is
             # being prefilled must not all pick the same worker.
             with self._pool.leg(pair.decode.id):
-                params = await self._prefill(pair, call, entry)
-                body = decode_body(call.request, params)
+                offer = await self._prefill(pair, call, entry)
                 if not entry.fresh():
                     raise LegFault(
                         HandoffUnusable("the lease of the prefilled blocks is over"),
                         Reason.TRANSFER_FAILED,
-                        None,
                     )
+                body = decode_body(call.request, offer.take())
                 entry.decode_sent()
-                await self._answerer.answer(call, pair.decode, body, entry, pair.prefill)
+                sent_s = self._clock.monotonic_s()
+
+                def on_first() -> None:
+                    self._pool.cached(pair.decode, call.chain)
+                    if call.request.stream:
+                        took_s = self._clock.monotonic_s() - sent_s
+                        self._metrics.decode_first.observe(("disaggregated",), took_s)
+                        self._pool.pulled(pair, call.trail.kv_bytes, took_s)
+                        self._care.pulled(pair, call.trail.kv_bytes, took_s)
+
+                await self._answerer.answer(call, pair.decode, body, entry, pair.prefill, on_first)
+            if not call.trail.error:
+                self._care.finished(call, pair, offer.prompt_tokens)
         except (LegFault, BatonError) as fault:
             entry.failed(str(fault))
             raise
         finally:
             # Whatever else ends it is the client's leaving, or our own stop.
             entry.client_gone()
+            if offer is not None and entry.strands_kv:
+                if offer.taken:
+                    self._care.abandoned(pair, entry)
+                else:
+                    self._care.reclaim(call, pair, offer, entry)
 
-    async def _prefill(self, pair: Handoff, call: Call, entry: Entry) -> dict[str, Any]:
-        """The first leg. Returns the transfer parameters for decode, as they came."""
+    # --- the first leg ---
+
+    async def _prefill(self, pair: Handoff, call: Call, entry: Entry) -> Offer:
+        """The first leg. Returns what prefill offers."""
         prefill, request, trail = pair.prefill, call.request, call.trail
         began_s = self._clock.monotonic_s()
+        uncached = pair.prefill_uncached_tokens or 0
         entry.prefill_sent()
         try:
-            with self._pool.leg(prefill.id):
+            with (
+                self._pool.leg(prefill.id),
+                self._pool.prefilling_on(prefill.id, uncached) as ahead,
+            ):
                 answer = await self._upstream.ask(
                     prefill,
                     request.endpoint,
                     prefill_body(request),
                     call.request_id,
-                    timeout_s=call.left_s(self._clock, self._deadlines.prefill_s),
+                    timeout_s=call.left_s(began_s, self._deadlines.prefill_s),
+                    headers=call.worker_headers,
                 )
         except PeerFault as error:
-            if isinstance(error, WorkerUnreachable):
-                self._pool.suspect(prefill)
-            raise LegFault(error, Reason.PREFILL_FAILED, prefill.id) from error
-        self._metrics.prefill_leg.observe(self._clock.monotonic_s() - began_s)
+            self._care.failed(prefill, error, call.request_id)
+            raise LegFault(error, Reason.PREFILL_FAILED, failed=[prefill]) from error
+        took_s = self._clock.monotonic_s() - began_s
+        self._metrics.prefill_leg.observe((), took_s)
+        trail.prefill_s = took_s
         if 400 <= answer.status < 500 and answer.status != 401:
             # Decode will refuse the original body in the words that a single server would use.
             raise LegFault(
                 HandoffUnusable(f"prefill refused the request ({answer.status})"),
                 Reason.PREFILL_REFUSED,
-                None,
             )
-        if answer.status != 200:
-            raise LegFault(
-                WorkerFailed(f"prefill worker {prefill.id} answered {answer.status}"),
-                Reason.PREFILL_FAILED,
-                prefill.id,
-            )
-        params, prompt_tokens = _read_offer(answer, prefill)
-        self._counting.compare(request, trail.prompt_tokens, prompt_tokens)
-        trail.prompt_tokens = TokenBounds(prompt_tokens, prompt_tokens)
+        offer = self._read_offer(answer, prefill, call)
+        self._care.worked(prefill)
+        self._pool.cached(prefill, call.chain)
+        self._pool.prefilled(prefill, uncached, ahead.ahead, took_s)
+        self._counting.compare(request, trail.prompt_tokens, offer.prompt_tokens)
+        trail.prompt_tokens = TokenBounds(offer.prompt_tokens, offer.prompt_tokens)
+        trail.kv_bytes = offer.kv_bytes
         entry.prefill_answered(
-            prompt_tokens=prompt_tokens,
-            kv_bytes=kv_bytes(prefill.geometry, prompt_tokens),
+            prompt_tokens=offer.prompt_tokens,
+            kv_bytes=offer.kv_bytes,
             lease_s=self._profile.spec.transfer.lease_s,
         )
-        return params
+        return offer
 
+    def _read_offer(self, answer: Answer, prefill: WorkerRecord, call: Call) -> Offer:
+        """Transfer parameters and prompt length of prefill's answer.
 
-def _read_offer(answer: Answer, prefill: WorkerRecord) -> tuple[dict[str, Any], int]:
-    """Transfer parameters and prompt length of prefill's answer.
-
-    Raises:
-        LegFault: prefill worked, but nothing can be pulled.
-    """
-    try:
-        body = msgspec.json.decode(answer.body)
-        params = body["kv_transfer_params"]
-        prompt_tokens = int(body["usage"]["prompt_tokens"])
-        if isinstance(params, dict) and params.get("remote_block_ids") and prompt_tokens > 0:
-            return params, prompt_tokens
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
-        pass
-    raise LegFault(
-        HandoffUnusable(f"prefill worker {prefill.id} offered no blocks"),
-        Reason.PREFILL_FAILED,
-        prefill.id,
-    )
+        Raises:
+            LegFault: prefill failed, or it worked and nothing can be pulled.
+        """
+        error: PeerFault = HandoffUnusable(f"prefill worker {prefill.id} offered no blocks")
+        if answer.status == 200:
+            found = prefill_answer(call.request.endpoint, answer.body)
+            if found is not None:
+                tokens = found.usage.prompt_tokens
+                call.prefill_usage = found.usage
+                held = kv_bytes(prefill.geometry, tokens)
+                return Offer(found.params, prompt_tokens=tokens, kv_bytes=held)
+        else:
+            error = WorkerFailed(f"prefill worker {prefill.id} answered {answer.status}")
+        self._care.failed(prefill, error, call.request_id)
+        raise LegFault(error, Reason.PREFILL_FAILED, failed=[prefill])

@@ -1,7 +1,7 @@
-"""The two endpoints that generate text, as plain ASGI: body in, answer out, disconnects noticed.
+"""One request from its head to its end: who asks, what for, when it may go, what came of it.
 
-FastAPI's request and response classes are passed by here, because streams are forwarded in bytes
-and a client that leaves must be noticed at once. Everything else of the router uses FastAPI.
+These are the hot endpoints: handlers of ``router.wire``, past FastAPI. A client that leaves cancels
+its handler's task, and with it whatever leg is open.
 """
 
 from __future__ import annotations
@@ -9,228 +9,376 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
-from collections.abc import MutableMapping
-from typing import Any
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final
 
-import msgspec
-from starlette.types import Receive, Scope, Send
-
-from baton.errors import BatonError, BodyTooLarge, TooManyRequests
+from baton.errors import (
+    BatonError,
+    BodyTooLarge,
+    InvalidRequest,
+    Overload,
+    TooManyRequests,
+)
+from baton.telemetry import LogContext, log_context
 from baton.types import RequestId
-from router.call import Headers, Trail
-from router.requests import Endpoint, parse_request
+from router.api import (
+    GENERATING,
+    PASSED_THROUGH,
+    Endpoint,
+    error_body,
+    parse_passthrough,
+    parse_request,
+    session_of,
+)
+from router.call import Call, Trail
+from router.flow import Ticket
+from router.observe import RequestSpan, access
 from router.state import RouterState
+from router.tenants import Tenant, effective_priority, estimate_tokens, require_model
+from router.wire import ClientGone, Exchange, Handler
 
 log = logging.getLogger("baton.router.requests")
 
-_RETRY_AFTER_S = "1"
-_BODY_S = 60.0
+_BODY_S: Final = 60.0
 """For a client to send its body; a slow one must not hold a place for ever."""
-_DISCARD_BYTES = 64 * 1024 * 1024
-_DISCARD_S = 5.0
-"""What is taken in, and thrown away, of a body over the limit before the connection is closed."""
+_BYTES_PER_TOKEN: Final = 4
+_GONE: Final = 499
 
 
-class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+def routes(state: RouterState) -> dict[tuple[str, str], Handler]:
+    """The handlers of the hot endpoints, by method and path."""
+    generating = {("POST", str(e)): _Generate(e, state).serve for e in GENERATING}
+    passed = {("POST", str(e)): _PassThrough(e, state).serve for e in PASSED_THROUGH}
+    return {**generating, **passed}
 
 
-class GenerateEndpoint:
-    """ASGI application of one endpoint.
+class _Handler:
+    """What both kinds of endpoints have in common: accounting, errors, limits."""
 
-    Args:
-        endpoint: which of the two.
-        state: the running router; taken from the application at each request, since it is made
-            when the server starts.
-    """
-
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, state: RouterState) -> None:
         self._endpoint = endpoint
+        self._state = state
+        spec = state.profile.spec
+        self._body_bytes = spec.limits.body_bytes
+        self._total_s = spec.deadlines.total_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, exchange: Exchange) -> None:
         """Answers one request; never raises but when cancelled."""
-        state: RouterState = scope["app"].state.router
-        request_id = RequestId(f"baton-{uuid.uuid4().hex}")
-        trail = Trail()
-        began_s = state.clock.monotonic_s()
-        reply = AsgiReply(
-            send, request_id, _header(scope, b"x-request-id"), state.profile.spec.deadlines.idle_s
-        )
-        with state.counted():
-            try:
-                body = await _read_body(scope, receive, state.profile.spec.limits.body_bytes)
-                began_s = state.clock.monotonic_s()
-                await self._serve(state, body, request_id, receive, reply, trail)
-            except ClientGone:
-                trail.status = 499
-            except BatonError as error:
-                await self._fail(state, error, reply, trail)
-            except Exception:
-                log.exception("%s failed", request_id)
-                await self._fail(
-                    state, BatonError("The router failed; its log says why."), reply, trail
-                )
-        self._account(state, trail, began_s)
-
-    async def _serve(
-        self,
-        state: RouterState,
-        body: bytes,
-        request_id: RequestId,
-        receive: Receive,
-        reply: AsgiReply,
-        trail: Trail,
-    ) -> None:
-        limit = state.profile.spec.limits.in_flight
-        if state.in_flight > limit:
-            raise TooManyRequests(
-                f"This router is serving {limit} requests, its limit; try again in a second."
+        state = self._state
+        trail = Trail(state.clock.monotonic_s())
+        request_id = state.new_request_id()
+        span = state.tracer.begin(exchange.headers, "POST", self._endpoint)
+        reply = _Reply(exchange, exchange.header(b"x-request-id"), request_id)
+        tenant: Tenant | None = None
+        state.metrics.request_began()
+        try:
+            tenant = state.directory.tenant(
+                exchange.header(b"authorization"), exchange.header(b"x-api-key")
             )
+            log_context.set(LogContext(request_id, tenant.name, span.trace_id))
+            body = await exchange.body(self._body_bytes, _BODY_S)
+            trail.began_s = state.clock.monotonic_s()
+            await self._answer(exchange, body, tenant, request_id, reply, trail, span)
+        except ClientGone:
+            trail.status = _GONE
+        except asyncio.CancelledError:
+            trail.status = trail.status or _GONE
+            raise
+        except BatonError as error:
+            self._fail(error, reply, trail)
+        except Exception:
+            log.exception("%s failed", request_id)
+            self._fail(BatonError("The router failed; its log says why."), reply, trail)
+        finally:
+            self._account(trail, tenant, request_id, span, gone=exchange.gone)
+
+    async def _answer(
+        self,
+        exchange: Exchange,
+        body: bytes,
+        tenant: Tenant,
+        request_id: RequestId,
+        reply: _Reply,
+        trail: Trail,
+        span: RequestSpan,
+    ) -> None:
+        raise NotImplementedError
+
+    def _deadline_s(self, exchange: Exchange, now_s: float) -> tuple[float, bool]:
+        """The request's last moment, and whether the client named it."""
+        given = exchange.header(b"x-baton-timeout-s")
+        if given is None:
+            return now_s + self._total_s, False
+        timeout_s = math.nan
+        with contextlib.suppress(ValueError):
+            timeout_s = float(given)
+        if not 0 < timeout_s < math.inf:
+            raise InvalidRequest(
+                "the header x-baton-timeout-s must be a number of seconds above 0",
+                param="x-baton-timeout-s",
+            )
+        return now_s + min(timeout_s, self._total_s), timeout_s < self._total_s
+
+    def _fail(self, error: BatonError, reply: _Reply, trail: Trail) -> None:
+        trail.error = trail.error or error.message
+        if reply.started:
+            # The answerer ends its streams itself; this is the last resort.
+            trail.status = trail.status or error.status
+            reply.cut()
+            return
+        trail.status = error.status
+        profile = self._state.profile
+        headers = [
+            ("content-type", "application/json"),
+            *trail.headers(profile.name, profile.version, explain=False),
+        ]
+        if isinstance(error, Overload) and error.status in (429, 503):
+            wait_s = math.ceil(error.retry_after_s or 1)
+            headers.append(("retry-after", str(wait_s)))
+        if isinstance(error, BodyTooLarge):
+            reply.last_on_connection()
+        with contextlib.suppress(ClientGone):
+            reply.reply(error.status, headers, error_body(self._endpoint, error))
+
+    def _account(
+        self,
+        trail: Trail,
+        tenant: Tenant | None,
+        request_id: RequestId,
+        span: RequestSpan,
+        *,
+        gone: bool,
+    ) -> None:
+        state = self._state
+        status = trail.status or (_GONE if gone else 500)
+        duration_s = state.clock.monotonic_s() - trail.began_s
+        prompt, output = trail.known_prompt_tokens, trail.output_tokens
+        ttft_s = trail.ttft_s
+        state.metrics.request_done(
+            endpoint=self._endpoint,
+            path=trail.path,
+            reason=trail.reason,
+            status=status,
+            duration_s=duration_s,
+            ttft_s=ttft_s if trail.events else None,
+            attempts=trail.attempts,
+            prompt_tokens=prompt,
+            uncached_tokens=trail.uncached_tokens,
+            output_tokens=output or None,
+        )
+        predicted = trail.predicted
+        if predicted is not None and ttft_s is not None and trail.events:
+            said_s = predicted.remote_s if trail.path == "disaggregated" else predicted.local_s
+            if said_s is not None:
+                state.metrics.predicted(trail.path, said_s, ttft_s - trail.queue_s)
+        name = None if tenant is None else tenant.name
+        if name is not None:
+            state.metrics.tenant_done(
+                name,
+                _outcome(status, trail),
+                prompt_tokens=prompt or 0,
+                output_tokens=output,
+            )
+        if span.recording:
+            span.set_all(trail.attributes(state.profile.name, state.profile.version, name))
+        span.end(status, trail.error or None)
+        access(
+            request_id=request_id,
+            endpoint=self._endpoint,
+            path=trail.path,
+            reason=trail.reason,
+            status=status,
+            duration_s=duration_s,
+            ttft_s=ttft_s,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            attempts=trail.attempts,
+            tenant=name,
+            trace_id=span.trace_id,
+            prefill=trail.prefill,
+            decode=trail.decode,
+        )
+
+
+class _Generate(_Handler):
+    """An endpoint that generates text."""
+
+    async def _answer(
+        self,
+        exchange: Exchange,
+        body: bytes,
+        tenant: Tenant,
+        request_id: RequestId,
+        reply: _Reply,
+        trail: Trail,
+        span: RequestSpan,
+    ) -> None:
+        state = self._state
         request = parse_request(self._endpoint, body)
         if request.stripped:
             log.warning("%s: transfer parameters of the client's were dropped", request_id)
-        serving = asyncio.create_task(
-            state.dispatcher.serve(request, request_id, reply, trail), name=request_id
+        require_model(tenant, request.model)
+        ends_s, limited = self._deadline_s(exchange, trail.began_s)
+        tokens = estimate_tokens(len(body) // _BYTES_PER_TOKEN, request.max_new_tokens)
+        base, adapter = state.pool.base_of(request.model)
+        ticket = Ticket(
+            model=base,
+            tenant=tenant.name,
+            weight=tenant.weight,
+            priority=effective_priority(tenant, exchange.header(b"x-baton-priority")),
+            tokens=max(1.0, tokens),
+            deadline_s=ends_s if limited else None,
         )
-        leaving = asyncio.create_task(_until_gone(receive), name=f"{request_id}-client")
-        try:
-            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not serving.done():
-                raise ClientGone
-            serving.result()
-        finally:
-            for task in (serving, leaving):
-                task.cancel()
-            await asyncio.gather(serving, leaving, return_exceptions=True)
+        with _Allowance(state, tenant, tokens) as allowance:
+            reply.extra = allowance.headers
+            place = state.gate.try_admit(ticket)
+            if place is None:
+                place = await state.gate.admit(ticket)
+            with place:
+                trail.queue_s = place.waited_s
+                state.metrics.queue.observe((str(ticket.priority),), place.waited_s)
+                call = Call(
+                    request=request,
+                    request_id=request_id,
+                    reply=reply,
+                    trail=trail,
+                    ends_s=ends_s,
+                    limited_by_client=limited,
+                    worker_headers=span.headers_for_worker(),
+                    explain=exchange.header(b"x-baton-explain") == b"1",
+                    session=_session(exchange) or session_of(request),
+                )
+                call.chain = state.chain_of(request, base, adapter)
+                await state.dispatcher.serve(call)
+                used = (trail.known_prompt_tokens or 0) + trail.output_tokens
+                allowance.used_tokens = used
+                place.release(used)
 
-    async def _fail(
-        self, state: RouterState, error: BatonError, reply: AsgiReply, trail: Trail
+
+class _PassThrough(_Handler):
+    """An endpoint that one worker answers as it is."""
+
+    async def _answer(
+        self,
+        exchange: Exchange,
+        body: bytes,
+        tenant: Tenant,
+        request_id: RequestId,
+        reply: _Reply,
+        trail: Trail,
+        span: RequestSpan,
     ) -> None:
-        if reply.started:
-            # The dispatcher ends its streams itself; this is the last resort.
-            trail.status = trail.status or error.status
-            return
-        trail.status = error.status
-        headers = [
-            ("content-type", "application/json"),
-            *trail.headers(state.profile.metadata.name),
-        ]
-        if error.status in (429, 503):
-            headers.append(("retry-after", _RETRY_AFTER_S))
-        if isinstance(error, BodyTooLarge):
-            # The rest of the body may not have been read: the connection cannot be used again.
-            headers.append(("connection", "close"))
-        with contextlib.suppress(ClientGone):
-            await reply.start(error.status, headers)
-            await reply.send(msgspec.json.encode(error.to_openai()), last=True)
-
-    def _account(self, state: RouterState, trail: Trail, began_s: float) -> None:
-        metrics = state.metrics
-        metrics.requests.labels(self._endpoint, trail.path, trail.reason, str(trail.status)).inc()
-        metrics.duration.labels(trail.path).observe(state.clock.monotonic_s() - began_s)
-        if trail.first_content_s is not None:
-            metrics.ttft.labels(trail.path).observe(trail.first_content_s - began_s)
+        state = self._state
+        request = parse_passthrough(self._endpoint, body)
+        require_model(tenant, request.model)
+        ends_s, _ = self._deadline_s(exchange, trail.began_s)
+        if state.in_flight > state.profile.spec.limits.in_flight:
+            raise TooManyRequests("This router holds as many requests as it may.")
+        with _Allowance(state, tenant, len(body) // _BYTES_PER_TOKEN) as allowance:
+            reply.extra = allowance.headers
+            await state.dispatcher.pass_through(request, request_id, reply, trail, ends_s)
 
 
-class AsgiReply:
-    """The way back to the client, over ASGI.
+class _Allowance:
+    """What a tenant's limits let one request take; settled when the block ends.
 
-    Args:
-        send: the server's.
-        request_id: ours.
-        client_id: the client's own request id, sent back as it came, or None.
-        write_s: a client that takes nothing for so long is treated as gone.
-    """
-
-    def __init__(
-        self, send: Send, request_id: RequestId, client_id: bytes | None, write_s: float
-    ) -> None:
-        self.started = False
-        self._send = send
-        self._id = client_id or request_id.encode()
-        self._write_s = write_s
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """Sends status and headers."""
-        self.started = True
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        await self._put(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*raw, (b"x-request-id", self._id)],
-            }
-        )
-
-    async def send(self, data: bytes, *, last: bool = False) -> None:
-        """Sends a part of the body; an empty part only if it is the last."""
-        if data or last:
-            await self._put({"type": "http.response.body", "body": data, "more_body": not last})
-
-    async def _put(self, message: MutableMapping[str, Any]) -> None:
-        try:
-            async with asyncio.timeout(self._write_s):
-                await self._send(message)
-        except (TimeoutError, OSError) as error:
-            raise ClientGone from error
-
-
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body.
+    Attributes:
+        headers: OpenAI's rate limit headers.
+        used_tokens: prompt and answer, once they are known; 0 until the request has run.
 
     Raises:
-        BodyTooLarge: more than ``limit`` bytes, announced or sent.
-        ClientGone: it broke off, or took too long.
+        TooManyRequests: from the start, when a limit is reached.
     """
-    too_large = BodyTooLarge(f"The body is larger than {limit} bytes, the limit of this router.")
-    announced = _header(scope, b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
-        if _header(scope, b"expect") is None:
-            await _discard(receive)
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                body += message.get("body", b"")
-                if len(body) > limit:
-                    break
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError as error:
-        raise ClientGone from error
-    if message.get("more_body", False):
-        await _discard(receive)
-    raise too_large
+
+    __slots__ = ("_reservation", "_state", "headers", "used_tokens")
+
+    def __init__(self, state: RouterState, tenant: Tenant, tokens: float) -> None:
+        now_s = state.clock.monotonic_s()
+        self._state = state
+        self._reservation = state.limits.reserve(tenant, tokens, now_s)
+        self.headers = state.limits.headers(tenant, now_s)
+        self.used_tokens: float | None = 0.0
+
+    def __enter__(self) -> _Allowance:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        now_s = self._state.clock.monotonic_s()
+        self._state.limits.settle(self._reservation, self.used_tokens, now_s)
 
 
-async def _discard(receive: Receive) -> None:
-    """Takes in the rest of a body, within bounds. Closing a connection with unread data resets
-    it, and a client that is still sending would see that instead of the answer."""
-    left = _DISCARD_BYTES
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_S):
-            while left > 0:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                if not message.get("more_body", False):
-                    return
-                left -= len(message.get("body", b""))
+class _Reply:
+    """The way back to the client, with the headers that every answer bears."""
+
+    __slots__ = ("_exchange", "_id", "extra")
+
+    def __init__(self, exchange: Exchange, client_id: bytes | None, request_id: RequestId) -> None:
+        self._exchange = exchange
+        # The client's own id, if it is one that can be sent back.
+        sound = client_id is not None and len(client_id) <= 200 and client_id.isascii()
+        self._id = client_id.decode("ascii") if client_id is not None and sound else request_id
+        self.extra: Sequence[tuple[str, str]] = ()
+
+    @property
+    def started(self) -> bool:
+        """Whether status and headers are on their way."""
+        return self._exchange.started
+
+    def start(
+        self, status: int, headers: Sequence[tuple[str, str]], *, length: int | None = None
+    ) -> None:
+        """See ``Exchange.start``."""
+        self._exchange.start(status, self._all(headers), length=length)
+
+    def write(self, data: bytes) -> None:
+        """See ``Exchange.write``."""
+        self._exchange.write(data)
+
+    def end(self, data: bytes = b"") -> None:
+        """See ``Exchange.end``."""
+        self._exchange.end(data)
+
+    def reply(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """See ``Exchange.reply``."""
+        self._exchange.reply(status, self._all(headers), body)
+
+    def on_congestion(self, callback: object) -> None:
+        """See ``Exchange.on_congestion``."""
+        self._exchange.on_congestion(callback)  # type: ignore[arg-type]
+
+    def last_on_connection(self) -> None:
+        """The connection cannot be used again."""
+        self._exchange.keep_alive = False
+
+    def cut(self) -> None:
+        """Closes the connection, unless the answer has ended."""
+        if not self._exchange.ended:
+            self._exchange.cut()
+
+    def _all(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [*headers, *self.extra, ("x-request-id", self._id)]
 
 
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _session(exchange: Exchange) -> str | None:
+    given = exchange.header(b"x-session-id")
+    return given[:200].decode("latin-1") if given else None
 
 
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    """The header's value if it is there, sound and at most 200 bytes long."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value) if len(value) <= 200 and value.isascii() else None
-    return None
+def _outcome(status: int, trail: Trail) -> str:
+    if status == _GONE:
+        return "gone"
+    if status == 429:
+        return "limited"
+    if status >= 500 or trail.error:
+        return "failed"
+    return "ok" if status < 400 else "client_error"
+
+
+__all__ = ["routes"]

@@ -1,78 +1,155 @@
-"""Noticing that decode waits for a prefill worker that has fallen silent.
+"""Giving up waits that the registry says are in vain.
 
-An engine that pulls from a hung peer waits without end, and a whole answer shows no first token.
-So the registry is asked: prefill no longer ready, and decode, by its own figures from after that,
-with requests that are not running yet. Nothing is aborted inside an engine: a late write into
-blocks that are free again would be silent corruption.
+An engine that pulls from a hung peer waits without end, and a whole answer shows nothing until its
+last byte. So waits for a first sign of an answer are written down here, and each time the registry
+was read they are held against it:
+
+- The answering worker is gone, has another engine, or has not been ready for a while: nothing will
+  come from it.
+- Prefill is no longer ready, and decode, by its own figures from after that, has requests that are
+  not running yet: it pulls from a hung peer (ADR 5). Nothing is aborted inside an engine: a late
+  write into blocks that are free again would be silent corruption.
+
+A wait costs a request two dictionary entries; no task, no timer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Protocol
 
-from baton.errors import WorkerTimeout
-from baton.types import WorkerRecord, WorkerState
-from router.pool import WorkerPool
+from baton.clock import Clock
+from baton.errors import BatonError, WorkerTimeout, WorkerUnreachable
+from baton.types import WorkerId, WorkerRecord, WorkerState
 
-_WATCH_S = 0.5
 _BEATS_TO_JUDGE = 2
 """Heartbeats of decode, after prefill fell silent, before its figures are believed."""
+_GONE_S = 2.0
+"""A registry that lost its memory is whole again after one heartbeat; so long it may be wrong."""
+_ANSWERS = (WorkerState.READY, WorkerState.DRAINING)
 
-T = TypeVar("T")
+
+class Records(Protocol):
+    """The registry as the router last read it."""
+
+    def record(self, worker_id: WorkerId) -> WorkerRecord | None:
+        """What the worker said last, or None."""
+        ...
 
 
-class StallGuard:
-    """Watches the two workers of a handoff while decode has shown nothing yet."""
+class Watches:
+    """The waits of one router.
 
-    def __init__(self, pool: WorkerPool) -> None:
-        self._pool = pool
+    Args:
+        records: the registry.
+        clock: for how long a worker has been silent.
+        silent_s: how long an answering worker may say that its engine is not ready (on top of the
+            three seconds after which it says so) before waits for it are given up.
+    """
 
-    async def run(
-        self, work: Coroutine[Any, Any, T], prefill: WorkerRecord | None, decode: WorkerRecord
-    ) -> T:
-        """Runs ``work``; gives it up when prefill has fallen silent and decode waits for it.
+    def __init__(self, records: Records, clock: Clock, *, silent_s: float) -> None:
+        self._records = records
+        self._clock = clock
+        self._silent_s = silent_s
+        self._open: dict[int, Watch] = {}
 
-        Without a ``prefill`` there is nothing to watch.
+    def over(self, answering: WorkerRecord, prefill: WorkerRecord | None = None) -> Watch:
+        """A context in which the current task may be told, by a ``PeerFault``, to give up."""
+        return Watch(self._open, answering, prefill)
 
-        Raises:
-            WorkerTimeout: it was given up.
-        """
-        if prefill is None:
-            return await work
-        working = asyncio.ensure_future(work)
-        watching = asyncio.create_task(self._until_stalled(prefill, decode))
-        try:
-            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            raise WorkerTimeout(
-                f"prefill worker {prefill.id} fell silent before its blocks were pulled"
-            )
-        finally:
-            for task in (working, watching):
-                task.cancel()
-            await asyncio.gather(working, watching, return_exceptions=True)
+    def look(self) -> None:
+        """Holds every wait against the registry. To be called when it has been read."""
+        if not self._open:
+            return
+        now_s = self._clock.monotonic_s()
+        for watch in list(self._open.values()):
+            fault = self._of_answering(watch, now_s) or self._of_prefill(watch)
+            if fault is not None:
+                watch.give_up(fault)
 
-    async def _until_stalled(self, prefill: WorkerRecord, decode: WorkerRecord) -> None:
-        beats: set[float] = set()
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            now = self._pool.record(prefill.id)
-            if (
-                now is not None
-                and now.engine_id == prefill.engine_id
-                and now.state in (WorkerState.READY, WorkerState.DRAINING)
-            ):
-                beats.clear()
-                continue
-            other = self._pool.record(decode.id)
-            if other is None:
-                continue
-            beats.add(other.heartbeat_s)
-            # The first is from before prefill fell silent, perhaps.
-            if len(beats) > _BEATS_TO_JUDGE:
-                if other.load.waiting > 0:
-                    return
-                beats.clear()
+    def _of_answering(self, watch: Watch, now_s: float) -> BatonError | None:
+        then = watch.answering
+        now = self._records.record(then.id)
+        if now is not None and now.engine_id != then.engine_id:
+            return WorkerUnreachable(f"worker {then.id} has another engine now")
+        if now is not None and now.state in _ANSWERS:
+            watch.silent_since_s = None
+            return None
+        if watch.silent_since_s is None:
+            watch.silent_since_s = now_s
+        silent_s = now_s - watch.silent_since_s
+        if silent_s < (_GONE_S if now is None else self._silent_s):
+            return None
+        return WorkerTimeout(f"worker {then.id} fell silent before it answered")
+
+    def _of_prefill(self, watch: Watch) -> BatonError | None:
+        then = watch.prefill
+        if then is None:
+            return None
+        now = self._records.record(then.id)
+        if now is not None and now.engine_id == then.engine_id and now.state in _ANSWERS:
+            watch.beats.clear()
+            return None
+        decode = self._records.record(watch.answering.id)
+        if decode is None:
+            return None
+        watch.beats.add(decode.heartbeat_s)
+        # The first is from before prefill fell silent, perhaps.
+        if len(watch.beats) <= _BEATS_TO_JUDGE:
+            return None
+        watch.beats.clear()
+        if decode.load.waiting == 0:
+            return None
+        return WorkerTimeout(f"prefill worker {then.id} fell silent before its blocks were pulled")
+
+
+class Watch:
+    """One wait. Like ``asyncio.timeout``, but its end comes from ``Watches.look``.
+
+    Raises:
+        PeerFault: from the ``with`` block, when the wait was given up.
+    """
+
+    __slots__ = ("_fault", "_open", "_task", "answering", "beats", "prefill", "silent_since_s")
+
+    def __init__(
+        self, waits: dict[int, Watch], answering: WorkerRecord, prefill: WorkerRecord | None
+    ) -> None:
+        self._open = waits
+        self._task: asyncio.Task[object] | None = None
+        self._fault: BatonError | None = None
+        self.answering = answering
+        self.prefill = prefill
+        self.silent_since_s: float | None = None
+        self.beats: set[float] = set()
+
+    def __enter__(self) -> Watch:
+        self._task = asyncio.current_task()
+        self._open[id(self)] = self
+        return self
+
+    def give_up(self, fault: BatonError) -> None:
+        """Ends the wait; once."""
+        if self._fault is None and self._task is not None:
+            self._fault = fault
+            self._task.cancel()
+
+    def over(self) -> None:
+        """Nothing is waited for any more, though the block goes on."""
+        self._open.pop(id(self), None)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.pop(id(self), None)
+        task, fault = self._task, self._fault
+        self._task = None
+        if fault is None or task is None:
+            return
+        # A cancellation of somebody else's (the client left) at the same moment wins.
+        if task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise fault from error

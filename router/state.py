@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import logging
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+import secrets
+from collections.abc import Sequence
+from typing import Any
 
 from baton.clock import Clock, SystemClock
 from baton.store import Store, open_store
-from profiles import ServingProfile
+from baton.types import EngineId, RequestId, Role, WorkerId, WorkerRecord
+from profiles import PrefixKnowledge
+from router.aftercare import Aftercare
+from router.answer import Answerer
+from router.api import GenerateRequest, prompt_bytes_of
+from router.care import Care
 from router.counting import Counting
 from router.dispatch import Dispatcher
+from router.flow import Gate
+from router.gauges import connect_gauges
 from router.ledger import Ledger
-from router.metrics import RouterMetrics
+from router.observe import LoopLag, RouterMetrics, make_tracer, tracing_settings
+from router.policy import PairView, PrefixIndex
 from router.pool import WorkerPool
-from router.upstream import Upstream
+from router.prefix import Chain, PrefixRouting, open_feed
+from router.settings import RouterSettings, care_rules, flow_rules, routing_rules
+from router.stall import Watches
+from router.tenants import Directory, Limits, open_source
+from router.wire import Upstream
 
 _HOUSEKEEPING_S = 1.0
+_LONGEST_SILENCE_S = 10.0
+"""An answering worker that says for so long that its engine is not ready is given up, sooner where
+the profile gives tokens less time."""
 
 log = logging.getLogger("baton.router")
-
-
-@dataclass(frozen=True, slots=True)
-class RouterSettings:
-    """What a router is told.
-
-    Attributes:
-        profile: the active serving profile.
-        token: the cluster token.
-        store_url: ``memory://`` or a Redis URL.
-    """
-
-    profile: ServingProfile
-    token: str
-    store_url: str = "memory://"
 
 
 class RouterState:
@@ -44,54 +45,173 @@ class RouterState:
 
     def __init__(self, settings: RouterSettings, *, clock: Clock | None = None) -> None:
         self.settings = settings
-        self.profile = settings.profile
+        self.profile = profile = settings.profile
         self.clock = clock or SystemClock()
+        self.stopping = False
+        spec = profile.spec
+        rng = random.Random()  # noqa: S311 (lots between workers, samples, jitter)
         self.metrics = RouterMetrics()
+        self.metrics.profile(profile.name, profile.version)
+        self.tracer = make_tracer(
+            tracing_settings({}, settings.otlp_endpoint, settings.trace_ratio)
+        )
+        self.lag: LoopLag | None = None
         self.store: Store = open_store(settings.store_url, self.clock)
-        self.pool = WorkerPool(self.store, self.clock, self.metrics)
+        self.limits = Limits(settings.share)
+        source = None if settings.tenants is None else open_source(settings.tenants, self.clock)
+        self.directory = Directory(
+            source,
+            self.clock,
+            on_change=lambda tenants: self.limits.configure(tenants, self.clock.monotonic_s()),
+        )
+        self.upstream = Upstream(settings.token, connect_s=spec.deadlines.connect_s)
         self.ledger = Ledger(self.clock, self.metrics)
-        self.upstream = Upstream(settings.token, self.profile.spec.deadlines)
+        self.care = Care(self.upstream, care_rules(profile), self.clock, rng)
+        self.pool = WorkerPool(
+            self.store,
+            self.clock,
+            routing_rules(profile),
+            served_name=profile.served_name,
+            make_prefix=self._make_prefix,
+            max_prefix_blocks=spec.routing.prefix_blocks,
+            blocked=lambda: self.care.breakers.blocked_ids,
+        )
+        self.gate = Gate(flow_rules(profile), self.pool.capacity, self.clock, share=settings.share)
+        self.watches = Watches(
+            self.pool, self.clock, silent_s=min(_LONGEST_SILENCE_S, spec.deadlines.idle_s)
+        )
+        self.aftercare = Aftercare(self.care, self.ledger)
         self.counting = Counting(self.upstream, self.pool, self.metrics, self.clock)
         self.dispatcher = Dispatcher(
-            profile=self.profile,
+            profile=profile,
             pool=self.pool,
             upstream=self.upstream,
+            answerer=Answerer(
+                profile=profile,
+                upstream=self.upstream,
+                watches=self.watches,
+                verdicts=self.aftercare,
+                metrics=self.metrics,
+                clock=self.clock,
+            ),
             counting=self.counting,
             ledger=self.ledger,
+            aftercare=self.aftercare,
             metrics=self.metrics,
             clock=self.clock,
-            rng=random.Random(),  # noqa: S311 (breaks ties between workers)
+            rng=rng,
         )
-        self.in_flight = 0
+        self.rng = rng
+        self._id_prefix = f"baton-{secrets.token_hex(6)}-"
+        self._ids = itertools.count(1)
+        self._engines: dict[WorkerId, EngineId] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.pool.listen(self._note_workers)
+        connect_gauges(self)
+
+    def _make_prefix(self, index: PrefixIndex) -> PrefixRouting:
+        routing = self.profile.spec.routing
+        exact = routing.prefix is PrefixKnowledge.EXACT
+        return PrefixRouting(
+            index,
+            routing.prefix,
+            prompt_bytes=prompt_bytes_of,
+            block_size=self.profile.spec.transfer.block_size,
+            feed=open_feed(index) if exact else None,
+        )
 
     async def start(self) -> None:
         """Reads the registry once, then keeps it and the ledger up to date."""
+        await self.directory.start()
         await self.pool.refresh()
+        self.care.start()
+        self.lag = LoopLag(asyncio.get_running_loop())
+        self.lag.start()
         for work, name in (
             (self.pool.keep_fresh(), "pool"),
+            (self.directory.keep_fresh(), "tenants"),
             (self._housekeeping(), "housekeeping"),
         ):
             self._tasks.add(asyncio.create_task(work, name=name))
 
     async def close(self) -> None:
         """Stops the tasks and closes connections."""
+        self.gate.close()
+        await self.care.drain(_HOUSEKEEPING_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.lag is not None:
+            self.lag.stop()
+        await self.care.close()
+        await self.pool.prefix.close()
         await self.upstream.close()
+        await self.directory.close()
+        await self.tracer.aclose()
         await self.store.close()
 
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        """Counts one request while open."""
-        self.in_flight += 1
-        self.metrics.in_flight.set(self.in_flight)
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self.metrics.in_flight.set(self.in_flight)
+    def new_request_id(self) -> RequestId:
+        """An id that no other request of any router has."""
+        return RequestId(f"{self._id_prefix}{next(self._ids):x}")
+
+    @property
+    def in_flight(self) -> int:
+        """Requests being served, those that wait included."""
+        return self.metrics.in_flight
+
+    def chain_of(self, request: GenerateRequest, base: str, adapter: str) -> Chain:
+        """Hashes of the prompt's prefix; empty where nobody wants to know."""
+        prefix = self.pool.prefix
+        ids = self.counting.token_ids(request) if prefix.needs_token_ids else None
+        return prefix.chain_for(request, model=base, adapter=adapter, token_ids=ids)
+
+    # --- for operators ---
+
+    def ready_workers(self) -> dict[str, int]:
+        """Usable workers by role, with a zero for each role that the profile has."""
+        ready = {str(role): 0 for role in self.profile.spec.pools.by_role}
+        return ready | dict(self.pool.ready_by_role())
+
+    def is_serving(self) -> bool:
+        """Whether a worker could answer now."""
+        ready = self.pool.ready_by_role()
+        return ready[Role.DECODE] + ready[Role.STANDARD] > 0
+
+    def is_drained(self, worker_id: WorkerId) -> bool:
+        """Whether this router has nothing on the worker any more, and nothing offered by it."""
+        if self.pool.legs(worker_id) or self.ledger.stranded_bytes().get(worker_id, 0):
+            return False
+        if any(worker_id in (h.prefill, h.decode) for h in self.ledger.open_handoffs()):
+            return False
+        record = self.pool.record(worker_id)
+        load = None if record is None else record.load
+        if load is None:
+            return True
+        # What other routers have on it shows in its own figures; prefill's blocks too.
+        held = record is not None and record.role is Role.PREFILL and load.kv_usage > 0
+        return load.running + load.waiting == 0 and not held
+
+    def tenants_report(self) -> dict[str, Any]:
+        """Where tenants come from, and how many requests each has at a time now."""
+        return {"source": self.directory.status(), "running": self.limits.running()}
+
+    # --- what goes on beside requests ---
+
+    def _note_workers(self, records: Sequence[WorkerRecord]) -> None:
+        for record in records:
+            before = self._engines.get(record.id)
+            if before is not None and before != record.engine_id:
+                self.ledger.restarted(record.id)
+        self._engines = {record.id: record.engine_id for record in records}
+        self.care.update(records)
+        self.pool.pairs.replace(
+            {
+                key: PairView(view.usable, view.why, view.bandwidth_bytes_per_s)
+                for key, view in self.care.pairs.views().items()
+            }
+        )
+        self.gate.kick()
+        self.watches.look()
 
     async def _housekeeping(self) -> None:
         while True:
@@ -102,3 +222,6 @@ class RouterState:
                 # A fault here must not end the loop that frees what the ledger holds.
                 log.exception("housekeeping failed")
             await asyncio.sleep(_HOUSEKEEPING_S)
+
+
+__all__ = ["RouterSettings", "RouterState"]

@@ -20,7 +20,7 @@ here is changed after it is made.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,9 +29,9 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 
 from baton.errors import ModelError
+from router.api import Endpoint, GenerateRequest, as_chat
 from router.chat_template import ChatTemplate
 from router.policy import TokenBounds
-from router.requests import Endpoint, GenerateRequest
 from router.tokenizer_files import (
     add_missing_specials,
     architectures,
@@ -39,6 +39,9 @@ from router.tokenizer_files import (
     read_model_json,
     text_doubt,
 )
+
+_WRITTEN_AS_CHATS: Final = (Endpoint.RESPONSES, Endpoint.MESSAGES)
+"""Endpoints that the engine itself turns into chats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,16 @@ class PromptCounter:
         prompt = self._prompt(request)
         return prompt if isinstance(prompt, int) else self._count(prompt)
 
+    def token_ids(self, request: GenerateRequest) -> Sequence[int] | None:
+        """The prompt as the engine will see it; None where that is not known, as in ``count``."""
+        prompt = self._prompt(request)
+        if isinstance(prompt, int):
+            ids: Sequence[int] = request.body["prompt"]
+            # One prompt in a list of its own is one prompt.
+            return ids if len(ids) == prompt else None
+        encoding = self._encode(prompt)
+        return None if encoding is None else encoding.ids
+
     def classify(self, request: GenerateRequest, threshold: int) -> TokenBounds | None:
         """Bounds that decide on which side of ``threshold`` (in tokens) the prompt is.
 
@@ -162,16 +175,25 @@ class PromptCounter:
         return TokenBounds(-(-size // self._longest) + specials, size + specials)
 
     def _count(self, prompt: _Text | None) -> int | None:
+        encoding = self._encode(prompt)
+        return None if encoding is None else len(encoding)
+
+    def _encode(self, prompt: _Text | None) -> Any:
         if prompt is None:
             return None
         # Of the library's methods this one computes no offsets and releases the interpreter lock.
         (encoding,) = self._tokenizer.encode_batch_fast(
             [prompt.text], add_special_tokens=prompt.add_special_tokens
         )
-        return len(encoding)
+        return encoding
 
     def _prompt(self, request: GenerateRequest) -> int | _Text | None:
         """A number of token ids, a text, or None where neither is known."""
+        if request.endpoint in _WRITTEN_AS_CHATS:
+            chat_request = as_chat(request)
+            if chat_request is None:
+                return None
+            request = chat_request
         body = request.body
         if any(body.get(field) is not None for field in _PROMPT_CHANGERS):
             return None

@@ -9,6 +9,7 @@ import typer
 
 from baton.cli.bench import bench_app
 from baton.cli.guard import clear_errors, home_folder, survivable_output
+from baton.cli.key import key_app
 from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
 
 _Home = Annotated[
@@ -38,6 +39,7 @@ profile_app = typer.Typer(
     "file, which has a slash in its path or ends in .yaml.",
 )
 app.add_typer(bench_app, name="bench", short_help="Measure endpoints, compare profiles.")
+app.add_typer(key_app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(profile_app, name="profile", short_help="List, show and check serving profiles.")
 
 

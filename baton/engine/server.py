@@ -24,6 +24,7 @@ from pathlib import Path
 import aiohttp
 
 from baton.clock import Clock, SystemClock
+from baton.engine.facts import kv_transport, stated_version
 from baton.engine.spec import EngineSpec, command, environment
 from baton.errors import EngineStartError
 from baton.process import Backoff, Child
@@ -54,6 +55,9 @@ class EngineHealth:
         max_model_len: tokens of prompt plus answer, as the engine says; 0 before it is up.
         restarts: how often it had to be started again.
         last_error: why the last run ended, or None.
+        kv_events_url: where the current run publishes its KV events; empty when it does not.
+        transport: what the current run's KV travels over; empty when UCX decides.
+        version: vLLM's; empty before it is up.
     """
 
     state: WorkerState = WorkerState.STARTING
@@ -63,6 +67,9 @@ class EngineHealth:
     max_model_len: int = 0
     restarts: int = 0
     last_error: str | None = None
+    kv_events_url: str = ""
+    transport: str = ""
+    version: str = ""
 
 
 class Engine:
@@ -143,16 +150,23 @@ class Engine:
         engine_id = EngineId(uuid.uuid4().hex)
         run_dir = Path(tempfile.mkdtemp(prefix=f"{run_dir_prefix()}{os.getpid()}-"))
         spec = self._make_spec(engine_id, run_dir)
+        env = environment(spec, os.environ)
         child = Child(
             self._name,
             command(spec),
-            environment(spec, os.environ),
+            env,
             on_line=self._log_line,
         )
         self._child = child
         try:
             await child.start()
-            self.update(state=WorkerState.STARTING, engine_id=engine_id, load=Load())
+            self.update(
+                state=WorkerState.STARTING,
+                engine_id=engine_id,
+                load=Load(),
+                kv_events_url=spec.kv_events_url,
+                transport=kv_transport(env.get("UCX_TLS")),
+            )
             died = asyncio.create_task(child.wait(), name=f"wait-{self._name}")
             watch = asyncio.create_task(self._watch(http, spec), name=f"watch-{self._name}")
             stopping = asyncio.create_task(stop.wait(), name=f"stop-{self._name}")
@@ -189,7 +203,13 @@ class Engine:
             await asyncio.sleep(_POLL_S)
         self.update(state=WorkerState.WARMING)
         await self._generate(http, spec)
-        self.update(state=WorkerState.READY, max_model_len=await self._max_model_len(http, spec))
+        max_model_len = await self._max_model_len(http, spec)
+        version = await _get(
+            http, f"{spec.local_url}/version", timeout_s=_ANSWER_S, headers=_authorized(spec)
+        )
+        self.update(
+            state=WorkerState.READY, max_model_len=max_model_len, version=stated_version(version)
+        )
         heard_s = self._clock.monotonic_s()
         while True:
             await asyncio.sleep(_WATCH_S)
@@ -217,7 +237,7 @@ class Engine:
             async with http.post(
                 f"{spec.local_url}/v1/completions",
                 json=body,
-                headers={"Authorization": f"Bearer {spec.api_key}"},
+                headers=_authorized(spec),
                 timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S),
             ) as response:
                 answer = await response.json()
@@ -227,8 +247,8 @@ class Engine:
             raise EngineStartError(f"the engine's first generation failed: {error!r}") from error
 
     async def _max_model_len(self, http: aiohttp.ClientSession, spec: EngineSpec) -> int:
-        headers = {"Authorization": f"Bearer {spec.api_key}"}
-        text = await _get(http, f"{spec.local_url}/v1/models", timeout_s=10.0, headers=headers)
+        url = f"{spec.local_url}/v1/models"
+        text = await _get(http, url, timeout_s=10.0, headers=_authorized(spec))
         try:
             return int(json.loads(text or "")["data"][0]["max_model_len"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -236,6 +256,10 @@ class Engine:
 
     def _log_line(self, line: str) -> None:
         self._log.log(_line_level(line), "%s", line)
+
+
+def _authorized(spec: EngineSpec) -> dict[str, str]:
+    return {"Authorization": f"Bearer {spec.api_key}"}
 
 
 async def _get(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from baton.kv_events import publisher_config
 from baton.types import EngineId, Role
 
 _MIB = 1024 * 1024
@@ -49,6 +50,7 @@ class EngineSpec:
         connector_module: module to load the connector from, or None for vLLM's own.
         connector_extra: further ``kv_connector_extra_config`` entries.
         ucx_tls: UCX transports, or None to let UCX choose.
+        kv_events_url: where to publish KV events (see ``baton.kv_events``); empty for nowhere.
         dtype, max_model_len, tensor_parallel, max_num_seqs, max_num_batched_tokens,
         gpu_memory_utilization, enforce_eager: vLLM's flags of that name; None is vLLM's default.
         cpu_kv_cache_bytes: KV memory on CPU.
@@ -73,6 +75,7 @@ class EngineSpec:
     connector_module: str | None = None
     connector_extra: Mapping[str, object] = field(default_factory=dict)
     ucx_tls: str | None = None
+    kv_events_url: str = ""
     dtype: str = "auto"
     max_model_len: int | None = None
     tensor_parallel: int = 1
@@ -148,6 +151,8 @@ def command(spec: EngineSpec) -> list[str]:
         "middleware": "baton.engine.guard.ClusterGuard",
         "kv-transfer-config": json.dumps(kv_transfer_config(spec)),
     }
+    if spec.kv_events_url:
+        flags["kv-events-config"] = json.dumps(publisher_config(spec.kv_events_url))
     if spec.device is Device.CPU:
         flags["kv-cache-memory-bytes"] = spec.cpu_kv_cache_bytes
         if spec.tensor_parallel == 1:

@@ -24,7 +24,13 @@ from baton.flags import (
 )
 from baton.process import die_with_parent
 from baton.secrets import cluster_token
-from baton.settings import SIDE_CHANNEL_PORT, WORKER_PORT, default_home, node_name
+from baton.settings import (
+    KV_EVENTS_PORT,
+    SIDE_CHANNEL_PORT,
+    WORKER_PORT,
+    default_home,
+    node_name,
+)
 from baton.telemetry import configure_logging
 from baton.types import WorkerId
 from baton.worker.options import WorkerOptions, WorkerPlan
@@ -56,6 +62,16 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
                 envvar="BATON_SIDE_CHANNEL_PORT", min=1, max=65535, help="NIXL handshake port."
             ),
         ] = SIDE_CHANNEL_PORT,
+        kv_events_port: Annotated[
+            int,
+            typer.Option(
+                envvar="BATON_KV_EVENTS_PORT",
+                min=1,
+                max=65534,
+                help="KV events, where the profile asks for them; the port above is used too. Not "
+                "used on loopback.",
+            ),
+        ] = KV_EVENTS_PORT,
         advertise_url: Annotated[
             str | None,
             typer.Option(
@@ -102,6 +118,7 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
                 worker_id=WorkerId(worker_id or f"{name}-{node}-{port}"),
                 node=node,
                 cpu_threads=cpu_threads,
+                kv_events_port=kv_events_port,
             )
             plan = make_plan(options)
             asyncio.run(run_worker(options, plan))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baton.engine import EngineSpec
+from baton.settings import KV_EVENTS_PORT
 from baton.types import EngineId, KvGeometry, Load, Role, WorkerId
 
 
@@ -28,6 +29,8 @@ class WorkerOptions:
         worker_id: id in the registry.
         node: the machine's name, for people.
         cpu_threads: OpenMP threads of a CPU engine.
+        kv_events_port: where a worker that other machines reach publishes KV events, with the port
+            above it; unused unless the profile asks for them.
     """
 
     profile: str
@@ -43,6 +46,7 @@ class WorkerOptions:
     worker_id: WorkerId
     node: str
     cpu_threads: int
+    kv_events_port: int = KV_EVENTS_PORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ class Worker:
             heartbeat_s=self._clock.wall_s(),
             load=health.load,
             tokenizer_path=str(self._plan.model_folder),
+            kv_events_url=health.kv_events_url,
+            engine_version=health.version,
+            transport=health.transport,
         )
 
     async def run(self, drain: asyncio.Event, stop_now: asyncio.Event) -> None:
@@ -116,7 +119,7 @@ class Worker:
         await drain.wait()
         self._draining = True
         self._wake.set()
-        if self.engine.health.state is not WorkerState.READY:
+        if self._nothing_to_drain():
             return
         log.info("draining, for at most %.0f s", self._plan.drain_limit_s)
         patience = asyncio.create_task(self._until_idle())
@@ -137,12 +140,24 @@ class Worker:
     async def _until_idle(self) -> None:
         settled_s = self._clock.monotonic_s() + _SETTLE_S
         while True:
-            health = self.engine.health
-            if health.state is not WorkerState.READY:
+            if self._nothing_to_drain():
                 return
-            if health.load_read_s > settled_s and self._plan.drained(health.load):
+            health = self.engine.health
+            ready = health.state is WorkerState.READY
+            if ready and health.load_read_s > settled_s and self._plan.drained(health.load):
                 return
             await asyncio.sleep(0.1)
+
+    def _nothing_to_drain(self) -> bool:
+        """Whether no engine of ours can hold anything: none was up yet, or the last one ended.
+
+        An engine that is silent for some seconds is called warming as well, and may hold blocks
+        that somebody is about to pull.
+        """
+        health = self.engine.health
+        if health.state is WorkerState.WARMING:
+            return health.max_model_len == 0
+        return health.state is not WorkerState.READY
 
 
 async def run_worker(options: WorkerOptions, plan: WorkerPlan) -> None:

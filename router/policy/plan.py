@@ -1,163 +1,70 @@
-"""Classify a prompt by its length and pick the workers that will serve it.
+"""Where a request runs: filter, decide, score, pick; and where it runs next after a fault.
 
-The rule of this version: a prompt of at least ``threshold_tokens`` tokens is prefilled by a
-prefill worker and decoded by a decode worker of equal KV geometry and weights; everything else,
-and whatever a handoff cannot carry correctly, is served whole by a decode (or standard) worker.
-Among workers that fit, the one with the least work is picked, ties by the given random source.
+The order of things, for a prompt that could be handed over:
+
+1. The best worker for the whole request is picked, within decode's prefill budget where possible.
+2. The decider says, of the tokens that are not cached there, whether a handoff pays.
+3. Over decode's budget everywhere, a short prompt is handed over too.
+4. A pair is picked: workers that match, fit, and have nothing known against them. Where prefill's
+   queue is full, prompts within the local budget stay local; others queue there.
+5. Without a pair the request is served whole, with the reason why.
+
+Everything that a handoff cannot carry correctly is served whole in any case. All plug-ins stand in
+dictionaries: ``filters.HARD`` and ``SOFT``, ``DECIDERS``, ``SCORERS``, ``PICKERS``.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection
 
-from baton.types import Role, WorkerId, WorkerRecord, WorkerState
-from kvtransfer import differences
-from router.policy.bounds import TokenBounds
+import msgspec
 
+from baton.types import WorkerId
+from router.policy.deciders import DECIDERS, Verdict
+from router.policy.query import Query
+from router.policy.rules import RoutingRules
+from router.policy.snapshot import Snapshot
+from router.policy.terms import (
+    Ask,
+    Fail,
+    Fault,
+    Handoff,
+    Lean,
+    Local,
+    NextPlan,
+    Plan,
+    Prediction,
+    RandomSource,
+    Reason,
+    Refusal,
+    Refuse,
+    Wait,
+)
 
-class RandomSource(Protocol):
-    """What breaks ties; ``random.Random`` is one."""
-
-    def random(self) -> float:
-        """A number in [0, 1)."""
-        ...
-
-
-class Reason(enum.StrEnum):
-    """Why a request takes its path; the value of ``x-baton-reason``.
-
-    What a request itself brings (``LocalReason``: a list of prompts, several choices) is used as
-    it is, so reasons are plain strings in plans.
-    """
-
-    LONG_PROMPT = "long_prompt"
-    SHORT_PROMPT = "short_prompt"
-    STANDARD_PROFILE = "standard_profile"
-    UNCOUNTED_PROMPT = "uncounted_prompt"
-    OVER_LIMITS = "over_limits"
-    NO_PREFILL_WORKER = "no_prefill_worker"
-    NO_MATCHING_PAIR = "no_matching_pair"
-    PREFILL_FAILED = "prefill_failed"
-    PREFILL_REFUSED = "prefill_refused"
-    TRANSFER_FAILED = "transfer_failed"
-    DECODE_FAILED = "decode_failed"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """A worker as the router sees it now.
-
-    Attributes:
-        record: what the worker said last.
-        in_flight: legs that this router has open on it.
-        suspect: it just failed us, and has not proved itself since.
-    """
-
-    record: WorkerRecord
-    in_flight: int = 0
-    suspect: bool = False
-
-    @property
-    def usable(self) -> bool:
-        """Whether it takes new traffic."""
-        return self.record.state is WorkerState.READY and not self.suspect
-
-    @property
-    def work(self) -> int:
-        """Sequences it has or waits for: the larger of its own figure and ours, which are late in
-        different ways."""
-        load = self.record.load
-        return max(self.in_flight, load.running + load.waiting)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything a decision may look at.
-
-    Attributes:
-        workers: all that are registered.
-        threshold_tokens: prompts of so many tokens are disaggregated; None under a profile that
-            does not disaggregate.
-    """
-
-    workers: tuple[WorkerView, ...]
-    threshold_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a decision needs to know of a request.
-
-    Attributes:
-        model: the name asked for.
-        prompt_tokens: bounds of its length, or None when nobody could count.
-        answer_tokens: tokens of answer asked for; 1 when the request does not say.
-        local_reason: why a handoff could not carry it, or None.
-    """
-
-    model: str
-    prompt_tokens: TokenBounds | None
-    answer_tokens: int = 1
-    local_reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """One worker does all."""
-
-    worker: WorkerRecord
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Handoff:
-    """``prefill`` computes the KV cache, ``decode`` pulls it and answers."""
-
-    prefill: WorkerRecord
-    decode: WorkerRecord
-    reason: str
-
-
-class Refusal(enum.StrEnum):
-    """Why nothing can be done."""
-
-    UNKNOWN_MODEL = "unknown_model"
-    NO_WORKER = "no_worker"
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """No worker can take the request now."""
-
-    refusal: Refusal
-
-
-Plan = Local | Handoff | Refuse
+_LONGEST_WAIT_S = 10.0
 
 
 def plan(ask: Ask, snapshot: Snapshot, rng: RandomSource) -> Plan:
-    """Where the request runs. Linear in workers; quadratic only in those of equal, least work."""
-    reason = _local_reason(ask, snapshot.threshold_tokens)
+    """Where the request runs. Linear in workers, with a small constant."""
+    query = Query(ask, snapshot, rng)
+    reason = own_reason(query)
     if reason is not None:
-        return plan_local(ask, snapshot, rng, reason=reason)
-    decodes = _candidates(ask.model, snapshot, (Role.DECODE,))
-    prefills = _candidates(ask.model, snapshot, (Role.PREFILL,))
-    if not decodes or not prefills:
-        return plan_local(ask, snapshot, rng, reason=Reason.NO_PREFILL_WORKER)
-    fitting = [d for d in decodes if _fits(ask, d.record)]
-    why = Reason.NO_MATCHING_PAIR if fitting else Reason.OVER_LIMITS
-    for decode in _by_work(fitting, rng):
-        matching = [p for p in prefills if _pair_matches(p.record, decode.record)]
-        able = [p for p in matching if _fits_prefill(ask, p.record)]
-        if able:
-            prefill = _by_work(able, rng)[0]
-            return Handoff(prefill.record, decode.record, Reason.LONG_PROMPT)
-        if matching:
-            why = Reason.OVER_LIMITS
-    return plan_local(ask, snapshot, rng, reason=why)
+        return _whole(query, reason)
+    local, roomy = query.whole()
+    if local is None:
+        return _refuse(query)
+    case = _Case(query, local)
+    verdict = DECIDERS[query.rules.decider](case)
+    if not verdict.hand_over and roomy:
+        return _local(query, local, verdict.reason, case, verdict)
+    reason = verdict.reason if verdict.hand_over else Reason.DECODE_BUSY
+    pair = case.pair()
+    if pair is Reason.PREFILL_BUSY and verdict.hand_over and not (roomy and _spared(query)):
+        # Too long for decode, or decode is as busy: better to queue where nobody is decoding.
+        pair = query.pair(local, may_queue=True)
+    if isinstance(pair, Reason):
+        return _local(query, local, pair if verdict.hand_over else reason, case, verdict)
+    return _handoff(query, pair, reason, case, verdict)
 
 
 def plan_local(
@@ -168,59 +75,169 @@ def plan_local(
     reason: str,
     avoid: Collection[WorkerId] = (),
 ) -> Local | Refuse:
-    """One worker for the whole request, none of ``avoid``.
+    """One worker for the whole request, none of ``avoid`` nor of ``ask.avoid``."""
+    return _whole(Query(avoiding(ask, avoid), snapshot, rng), reason)
 
-    A prompt over every worker's limit still goes to one: the engine's refusal is what a client of
-    a single server would see.
+
+def plan_again(
+    ask: Ask, snapshot: Snapshot, rng: RandomSource, fault: Fault, attempt: int
+) -> NextPlan:
+    """What comes after a fault, by the rules' ``degrade``; never onto a worker that is blamed for
+    this one, nor onto those that ``ask.avoid`` remembers of earlier ones.
+
+    ``other_prefill`` is taken when a fresh decision hands over again; a prefill worker that found
+    the request itself wrong (``PREFILL_REFUSED``) is not contradicted by another one. ``local``
+    needs the prompt within ``rules.local_tokens``, for certain. After ``queue`` the caller may
+    forget whom it avoided: by then the breakers know.
+
+    Args:
+        ask: the request, with the workers that failed it before.
+        snapshot: the state of things now.
+        rng: for lots.
+        fault: what just happened.
+        attempt: how many attempts there were, this one included; waits count.
     """
-    candidates = [
-        view
-        for view in _candidates(ask.model, snapshot, (Role.DECODE, Role.STANDARD))
-        if view.record.id not in avoid
-    ]
-    if not candidates:
-        known = any(view.record.model == ask.model for view in snapshot.workers)
-        return Refuse(Refusal.NO_WORKER if known else Refusal.UNKNOWN_MODEL)
-    fitting = [view for view in candidates if _fits(ask, view.record)]
-    return Local(_by_work(fitting or candidates, rng)[0].record, reason)
+    rules = snapshot.rules
+    if attempt >= rules.attempts:
+        return Fail(fault.kind)
+    ask = avoiding(ask, fault.blamed)
+    for step in rules.degrade:
+        match step:
+            case "other_prefill" if fault.kind != Reason.PREFILL_REFUSED:
+                again = plan(ask, snapshot, rng)
+                if isinstance(again, Handoff):
+                    return msgspec.structs.replace(again, reason=fault.kind)
+            case "local" if within_local_tokens(ask, rules):
+                local = plan_local(ask, snapshot, rng, reason=fault.kind)
+                if isinstance(local, Local):
+                    return local
+            case "queue":
+                # Requests that failed together must not come back together.
+                wait_s = rules.queue_wait_s * 2.0 ** (attempt - 1) * (0.75 + rng.random() / 2)
+                return Wait(min(wait_s, _LONGEST_WAIT_S), fault.kind)
+    return Fail(fault.kind)
 
 
-def _local_reason(ask: Ask, threshold: int | None) -> str | None:
-    if threshold is None:
+def avoiding(ask: Ask, workers: Collection[WorkerId]) -> Ask:
+    """The same request, with more workers to avoid."""
+    return msgspec.structs.replace(ask, avoid=ask.avoid.union(workers)) if workers else ask
+
+
+def within_local_tokens(ask: Ask, rules: RoutingRules) -> bool:
+    """Whether the prompt is certain to be one that decode may take over from prefill."""
+    if rules.local_tokens is None:
+        return True
+    return ask.prompt_tokens is not None and ask.prompt_tokens.within(rules.local_tokens)
+
+
+def own_reason(query: Query) -> str | None:
+    """Why the request is served whole whatever the workers are; None if it need not be."""
+    if query.rules.threshold_tokens is None:
         return Reason.STANDARD_PROFILE
-    if ask.local_reason is not None:
-        return ask.local_reason
-    if ask.prompt_tokens is None:
-        return Reason.UNCOUNTED_PROMPT
-    # Bounds that still straddle the threshold count as short: a handoff is for certainty.
-    return None if ask.prompt_tokens.lower >= threshold else Reason.SHORT_PROMPT
+    if query.ask.local_reason is not None:
+        return query.ask.local_reason
+    return Reason.UNCOUNTED_PROMPT if query.ask.prompt_tokens is None else None
 
 
-def _candidates(model: str, snapshot: Snapshot, roles: Collection[Role]) -> list[WorkerView]:
-    return [
-        view
-        for view in snapshot.workers
-        if view.record.model == model and view.record.role in roles and view.usable
-    ]
+class _Case:
+    """What deciders see; looks for a pair once, when somebody wants to know."""
+
+    __slots__ = (
+        "_local",
+        "_pair",
+        "_predicted",
+        "_query",
+        "cached_tokens",
+        "rules",
+        "uncached_tokens",
+    )
+
+    def __init__(self, query: Query, local: int) -> None:
+        self._query = query
+        self._local = local
+        self._pair: tuple[int, int] | Reason | None = None
+        self._predicted: Prediction | None = None
+        self.rules = query.rules
+        self.uncached_tokens = query.uncached(local) or 0
+        self.cached_tokens = query.cached(local)
+
+    def pair(self) -> tuple[int, int] | Reason:
+        if self._pair is None:
+            self._pair = self._query.pair(self._local)
+        return self._pair
+
+    def prediction(self) -> Prediction | None:
+        if self._predicted is None and self._query.snapshot.estimates is not None:
+            pair = self.pair()
+            self._predicted = self._query.predict(
+                self._local, None if isinstance(pair, Reason) else pair
+            )
+        return self._predicted
+
+    def leaning(self, bucket: int) -> bool | None:
+        return self._query.snapshot.leaning.get(self.lean_key(bucket))
+
+    def lean_key(self, bucket: int) -> tuple[str, int]:
+        # Adapters cost what their base costs, and there are fewer bases to remember.
+        return self._query.record(self._local).model, bucket
+
+    def known(self, pair: tuple[int, int] | None) -> Prediction | None:
+        """What was predicted for the decision, else what can be said of the way taken."""
+        return self._predicted or self._query.predict(self._local, pair)
+
+    def lean(self, verdict: Verdict) -> Lean | None:
+        if verdict.bucket is None:
+            return None
+        return Lean(self.lean_key(verdict.bucket), verdict.hand_over)
 
 
-def _by_work(views: Sequence[WorkerView], rng: RandomSource) -> list[WorkerView]:
-    return sorted(views, key=lambda view: (view.work, rng.random()))
+def _spared(query: Query) -> bool:
+    """Whether decode may take a prompt for which prefill's queue is full."""
+    return "local" in query.rules.degrade and within_local_tokens(query.ask, query.rules)
 
 
-def _fits(ask: Ask, worker: WorkerRecord) -> bool:
-    if ask.prompt_tokens is None:
-        return True
-    return ask.prompt_tokens.within(worker.limits.max_model_len - ask.answer_tokens)
+def _whole(query: Query, reason: str) -> Local | Refuse:
+    slot, _ = query.whole()
+    if slot is None:
+        return _refuse(query)
+    return Local(
+        query.record(slot),
+        reason,
+        query.ask.prompt_tokens,
+        query.uncached(slot),
+        "",
+        query.predict(slot, None),
+    )
 
 
-def _fits_prefill(ask: Ask, worker: WorkerRecord) -> bool:
-    if ask.prompt_tokens is None:
-        return True
-    return ask.prompt_tokens.within(worker.limits.max_model_len - 1)
+def _refuse(query: Query) -> Refuse:
+    return Refuse(Refusal.UNKNOWN_MODEL if query.name is None else Refusal.NO_WORKER)
 
 
-def _pair_matches(prefill: WorkerRecord, decode: WorkerRecord) -> bool:
-    return prefill.model_digest == decode.model_digest and not differences(
-        prefill.geometry, decode.geometry
+def _local(query: Query, slot: int, reason: str, case: _Case, verdict: Verdict) -> Local:
+    return Local(
+        query.record(slot),
+        reason,
+        query.ask.prompt_tokens,
+        case.uncached_tokens,
+        verdict.decider,
+        case.known(None),
+        case.lean(verdict),
+    )
+
+
+def _handoff(
+    query: Query, pair: tuple[int, int], reason: str, case: _Case, verdict: Verdict
+) -> Handoff:
+    prefill, decode = pair
+    return Handoff(
+        query.record(prefill),
+        query.record(decode),
+        reason,
+        query.ask.prompt_tokens,
+        query.uncached(decode),
+        query.uncached(prefill),
+        verdict.decider,
+        case.known(pair),
+        case.lean(verdict),
     )

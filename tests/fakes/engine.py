@@ -15,22 +15,40 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from baton.clock import Clock, SystemClock
 from baton.engine.guard import OPEN_PATHS
 from baton.types import EngineId, KvGeometry, Limits, Role, WorkerId, WorkerRecord
 from tests.fakes.byte_tokenizer import chat_text
+from tests.fakes.engine_answers import Answer, Cached, announced, streamed, whole_of
 from tests.fakes.engine_faults import Fault, Leg, Seen, Trouble
-from tests.fakes.engine_job import DEFAULT_ANSWER_TOKENS, Job, parse_job, parse_prompt
-from tests.fakes.engine_kv import DEFAULT_WEIGHTS, Corruption, KvSide, Offer, words
+from tests.fakes.engine_job import (
+    DEFAULT_ANSWER_TOKENS,
+    GENERATING,
+    MESSAGES,
+    RESPONSES,
+    Job,
+    parse_job,
+)
+from tests.fakes.engine_kv import (
+    DEFAULT_WEIGHTS,
+    Corruption,
+    KvSide,
+    Offer,
+    Token,
+    generate,
+    words,
+)
+from tests.fakes.engine_plain import EMBEDDINGS, PLAIN, Side, models
 from tests.fakes.engine_wire import (
     INTERNAL_ERROR,
     Refused,
     Reply,
-    choice_delta,
+    encode,
     encode_event,
+    encode_named,
     read_body,
     until_gone,
 )
@@ -86,6 +104,8 @@ class FakeEngine:
         faults: what goes wrong next; see ``inject``.
         token_s: pause before each content event, in seconds.
         model: the only model served.
+        prompt_tokens_details: as if started with ``--enable-prompt-tokens-details``.
+        embeds: whether the model has ``/v1/embeddings``; one that generates has not.
     """
 
     def __init__(
@@ -109,6 +129,8 @@ class FakeEngine:
         self.max_model_len = max_model_len
         self.lease_s = lease_s
         self.token_s = 0.0
+        self.prompt_tokens_details = False
+        self.embeds = False
         self.seen: list[Seen] = []
         self.faults: list[Fault] = []
         self.corruptions: list[Corruption] = []
@@ -222,15 +244,16 @@ class FakeEngine:
                 case "GET", "/metrics":
                     await reply.body(200, "text/plain; version=0.0.4", self._metrics().encode())
                 case "GET", "/v1/models":
-                    await reply.json(200, self._models())
-                case "POST", "/tokenize":
-                    await reply.json(200, self._tokenized(seen))
-                case "POST", "/v1/completions" | "/v1/chat/completions":
+                    await reply.json(200, models(self.model, self.max_model_len))
+                case "POST", path if path in PLAIN and (self.embeds or path != EMBEDDINGS):
+                    side = Side(self.model, self.max_model_len, self._tokenize)
+                    await reply.json(200, PLAIN[path](seen.body, side))
+                case "POST", path if path in GENERATING:
                     await self._generate(seen, reply)
                 case _:
-                    await reply.json(404, {"detail": "Not Found"})
+                    raise Refused(404, "Not Found", "Not Found")
         except Refused as refused:
-            await reply.json(refused.status, {"error": refused.error})
+            await reply.json(refused.status, refused.body(seen.path))
 
     def _metrics(self) -> str:
         held = self.kv.held(self.fleet.clock.monotonic_s())
@@ -244,21 +267,6 @@ class FakeEngine:
             f"vllm:num_requests_waiting{labels} {float(waiting)}\n"
             f"vllm:kv_cache_usage_perc{labels} {min(1.0, blocks / 1024)}\n"
         )
-
-    def _models(self) -> dict[str, Any]:
-        model = {
-            "id": self.model,
-            "object": "model",
-            "created": 1_000_000,
-            "owned_by": "vllm",
-            "root": self.model,
-            "max_model_len": self.max_model_len,
-        }
-        return {"object": "list", "data": [model]}
-
-    def _tokenized(self, seen: Seen) -> dict[str, Any]:
-        tokens = parse_prompt(seen.body, self.model, self._tokenize)
-        return {"count": len(tokens), "max_model_len": self.max_model_len, "tokens": tokens}
 
     # --- generation ---
 
@@ -278,11 +286,10 @@ class FakeEngine:
             tokenize=self._tokenize,
         )
         label = seen.headers.get("x-request-id", f"random-{next(self._ids)}")
-        answer_id = f"{'chatcmpl' if job.chat else 'cmpl'}-{label}"
         if job.stream:
-            await self._stream(job, answer_id, fault, reply)
+            await self._stream(job, label, fault, reply)
         else:
-            await self._whole(job, answer_id, fault, reply)
+            await self._whole(job, label, fault, reply)
 
     def _take_fault(self, leg: Leg) -> Fault:
         for fault in self.faults:
@@ -293,7 +300,7 @@ class FakeEngine:
                 return fault
         return Fault(Trouble.DELAY)
 
-    async def _texts(self, job: Job) -> list[list[str]]:
+    async def _texts(self, job: Job) -> list[list[Token]]:
         """The tokens of each answer, once KV is here.
 
         Raises:
@@ -306,7 +313,7 @@ class FakeEngine:
         self.corruptions += wrong
         only_others = {Corruption.PROMPT_LIST, Corruption.SEVERAL_CHOICES}
         return [
-            words(
+            generate(
                 prompt,
                 job.tokens,
                 weights=self.kv.weights,
@@ -336,7 +343,15 @@ class FakeEngine:
             self.fleet.clock.monotonic_s(),
         )
 
-    def _offer(self, job: Job) -> dict[str, Any] | None:
+    def _cache(self, job: Job) -> Cached:
+        """What decode pulled counts as cached; it says what prefill had in its cache."""
+        found = [self.kv.cache(prompt) for prompt in job.prompts]
+        if job.params.get("do_remote_prefill") and not job.computes_prompt_itself:
+            told = job.params.get("remote_prefill_cached_tokens")
+            return Cached(told if isinstance(told, int) else job.prompt_tokens, 0)
+        return Cached(sum(had for had, _ in found), sum(got for _, got in found))
+
+    def _offer(self, job: Job, cached: Cached) -> dict[str, Any] | None:
         if not job.params.get("do_remote_decode"):
             return None
         request_id = f"{self.name}-request-{next(self._ids)}"
@@ -362,9 +377,13 @@ class FakeEngine:
             "remote_num_tokens": len(prompt),
             "remote_blocks_expiry_time": None,
             "transfer_mode": "pull",
+            "remote_prefill_cached_tokens": cached.read,
         }
 
-    async def _whole(self, job: Job, answer_id: str, fault: Fault, reply: Reply) -> None:
+    def _answer(self, job: Job, label: str, texts: list[list[Token]]) -> Answer:
+        return Answer(job, label, texts, self._cache(job), self.prompt_tokens_details)
+
+    async def _whole(self, job: Job, label: str, fault: Fault, reply: Reply) -> None:
         if fault.trouble is Trouble.ERROR_EVENT:
             raise Refused(500, "injected", "InternalServerError")
         await asyncio.sleep(fault.delay_s)
@@ -376,36 +395,25 @@ class FakeEngine:
             await asyncio.sleep(self.token_s * job.tokens)
             if fault.trouble is Trouble.HANG:
                 await asyncio.Event().wait()
-        choices = []
-        for index, tokens in enumerate(texts):
-            text = "".join(tokens)
-            choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": "length"}
-            if job.chat:
-                choice["message"] = {"role": "assistant", "content": text}
-            else:
-                choice["text"] = text
-            choices.append(choice)
-        body = {**self._frame(job, answer_id, "chat.completion"), "choices": choices}
-        body["usage"] = job.usage
-        body["kv_transfer_params"] = (
-            None if fault.trouble is Trouble.NO_PARAMS else self._offer(job)
-        )
+        answer = self._answer(job, label, texts)
+        if fault.trouble is not Trouble.NO_PARAMS:
+            answer = replace(answer, params=self._offer(job, answer.cached))
+        body = whole_of(answer)
         if fault.trouble in (Trouble.CUT, Trouble.HALF_EVENT):
             await reply.start(200, "application/json")
-            await reply.send(json.dumps(body).encode()[:40])
+            await reply.send(encode(body)[:40])
             await reply.cut()
         if fault.trouble is Trouble.NOT_JSON:
             await reply.body(200, "application/json", b'{"choices": [')
             return
         await reply.json(200, body)
 
-    async def _stream(self, job: Job, answer_id: str, fault: Fault, reply: Reply) -> None:
+    async def _stream(self, job: Job, label: str, fault: Fault, reply: Reply) -> None:
         # As the real one: the headers go out before anything is known.
         await reply.start(200, "text/event-stream; charset=utf-8")
         try:
             sent = 0
-            async for event in self._events(job, answer_id, fault):
-                content = b'"finish_reason"' in event and b'"role"' not in event
+            async for event, content in self._events(job, label, fault):
                 if content and sent == fault.after_chunks:
                     await self._misbehave(fault, event, reply)
                     if fault.trouble is Trouble.SILENT_END:
@@ -414,11 +422,22 @@ class FakeEngine:
                 sent += content
                 await reply.send(event)
         except _LoadFailed:
-            await reply.send(encode_event({"error": INTERNAL_ERROR}))
+            await self._give_up(job, INTERNAL_ERROR, reply)
         except Refused as refused:
-            await reply.send(encode_event({"error": refused.error}))
-        await reply.send(b"data: [DONE]\n\n")
+            await self._give_up(job, refused.error, reply)
+        if job.path not in (RESPONSES, MESSAGES):
+            await reply.send(b"data: [DONE]\n\n")
         await reply.end()
+
+    async def _give_up(self, job: Job, error: dict[str, Any], reply: Reply) -> None:
+        if job.path == RESPONSES:
+            # The real one fails to write its error event, and the connection breaks.
+            await reply.cut()
+        elif job.path == MESSAGES:
+            told = {"type": "internal_error", "message": error["message"]}
+            await reply.send(encode_named("error", error=told))
+        else:
+            await reply.send(encode_event({"error": error}))
 
     async def _misbehave(self, fault: Fault, event: bytes, reply: Reply) -> None:
         match fault.trouble:
@@ -434,36 +453,19 @@ class FakeEngine:
             case Trouble.NOT_JSON:
                 await reply.send(b"data: {nonsense\n\n")
 
-    async def _events(self, job: Job, answer_id: str, fault: Fault) -> AsyncIterator[bytes]:
+    async def _events(
+        self, job: Job, label: str, fault: Fault
+    ) -> AsyncIterator[tuple[bytes, bool]]:
+        for event in announced(Answer(job, label, [], Cached(0, 0), self.prompt_tokens_details)):
+            yield event, False
         await asyncio.sleep(fault.delay_s)
         texts = await self._texts(job)
-        frame = self._frame(job, answer_id, "chat.completion.chunk")
         with self._counted("running"):
-            for index in range(len(texts)):
-                if job.chat:
-                    yield encode_event(
-                        frame
-                        | {"choices": [choice_delta(index, {"role": "assistant", "content": ""})]}
-                    )
-            for position in range(job.tokens):
-                for index, tokens in enumerate(texts):
+            for event, content in streamed(self._answer(job, label, texts)):
+                if content:
                     await asyncio.sleep(self.token_s)
                     await self._thawed.wait()
-                    finish = "length" if position == job.tokens - 1 else None
-                    choice = choice_delta(index, {"content": tokens[position]})
-                    if not job.chat:
-                        choice = {"index": index, "text": tokens[position], "logprobs": None}
-                    yield encode_event(frame | {"choices": [choice | {"finish_reason": finish}]})
-        if job.include_usage:
-            yield encode_event(frame | {"choices": [], "usage": job.usage})
-
-    def _frame(self, job: Job, answer_id: str, chat_object: str) -> dict[str, Any]:
-        return {
-            "id": answer_id,
-            "object": chat_object if job.chat else "text_completion",
-            "created": 1_000_000,
-            "model": job.model,
-        }
+                yield event, content
 
     @contextlib.contextmanager
     def _counted(self, gauge: str) -> Iterator[None]:

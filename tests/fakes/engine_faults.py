@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+from tests.fakes.engine_job import GENERATING
+
 
 class Leg(enum.StrEnum):
     """What a request is to the engine, by its transfer parameters."""
@@ -22,7 +24,7 @@ class Trouble(enum.StrEnum):
     STATUS = "status"
     """``Fault.status`` and an error object, before anything else."""
     ERROR_EVENT = "error event"
-    """An error event and ``[DONE]`` in a stream; status 500 otherwise."""
+    """An error event in a stream, of responses a cut instead; status 500 otherwise."""
     HANG_BEFORE_HEADERS = "hang before headers"
     HANG = "hang"
     CUT_BEFORE_HEADERS = "cut before headers"
@@ -31,7 +33,7 @@ class Trouble(enum.StrEnum):
     HALF_EVENT = "half event"
     """Half an event is sent, then the connection is reset."""
     SILENT_END = "silent end"
-    """The body ends properly, without ``[DONE]``."""
+    """The body ends properly, without the stream's last event."""
     NO_PARAMS = "no params"
     """Prefill answers without transfer parameters."""
     NOT_JSON = "not json"
@@ -72,4 +74,4 @@ class Seen:
     @property
     def generates(self) -> bool:
         """Whether it asks for text."""
-        return self.path in ("/v1/completions", "/v1/chat/completions")
+        return self.path in GENERATING

@@ -14,20 +14,36 @@ from dataclasses import dataclass, field
 DEFAULT_WEIGHTS = "weights-1"
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of an answer, and its logprob."""
+
+    text: str
+    logprob: float
+
+
+def generate(
+    prompt: Sequence[int], count: int, *, weights: str = DEFAULT_WEIGHTS, spoiled: bool = False
+) -> list[Token]:
+    """The answer's tokens: ``count`` of them that depend on all arguments but ``count``."""
+    seed = hashlib.sha256(f"{weights}|{spoiled}|{list(prompt)}".encode()).digest()
+    return [_token(seed, index) for index in range(count)]
+
+
 def words(
     prompt: Sequence[int], count: int, *, weights: str = DEFAULT_WEIGHTS, spoiled: bool = False
 ) -> list[str]:
-    """The answer's tokens as text: ``count`` words that depend on all arguments but ``count``."""
-    seed = hashlib.sha256(f"{weights}|{spoiled}|{list(prompt)}".encode()).digest()
-    return [_word(seed, index) for index in range(count)]
+    """The answer's tokens as text."""
+    return [token.text for token in generate(prompt, count, weights=weights, spoiled=spoiled)]
 
 
-def _word(seed: bytes, index: int) -> str:
+def _token(seed: bytes, index: int) -> Token:
     digest = hashlib.sha256(seed + index.to_bytes(4, "big")).hexdigest()
     # Now and then something that is several bytes long, or that looks like a frame of its own.
-    return (" " + digest[:5], " é" + digest[:3], " 🙂", " data: [DONE]")[
+    text = (" " + digest[:5], " é" + digest[:3], " 🙂", " data: [DONE]")[
         0 if digest[5] < "c" else int(digest[5], 16) - 12
     ]
+    return Token(text, -round(int(digest[6:12], 16) / 0xFFFFFF * 5, 6))
 
 
 class Corruption(enum.StrEnum):
@@ -66,6 +82,7 @@ class KvSide:
         weights: stands for the weights' content.
         offers: by remote request id; those pulled or expired stay, as traps.
         late_pulls: pulls after the lease, which only prefill notices.
+        prefixes: whole blocks of prompts that the prefix cache has, by a hash of all up to them.
     """
 
     engine_id: str
@@ -73,6 +90,16 @@ class KvSide:
     weights: str = DEFAULT_WEIGHTS
     offers: dict[str, Offer] = field(default_factory=dict)
     late_pulls: int = 0
+    prefixes: set[int] = field(default_factory=set)
+
+    def cache(self, prompt: tuple[int, ...]) -> tuple[int, int]:
+        """Has the cache remember a prompt. Returns the tokens it had, and those it got."""
+        size = self.block_size
+        ends = range(size, len(prompt) + 1, size)
+        # At least one token is always computed: the answer's first comes from it.
+        had = sum(1 for end in ends if end < len(prompt) and hash(prompt[:end]) in self.prefixes)
+        self.prefixes |= {hash(prompt[:end]) for end in ends}
+        return had * size, (len(ends) - had) * size
 
     def held(self, now_s: float) -> list[Offer]:
         """Offers whose blocks are still pinned."""

@@ -36,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models" and self._may():
             model = {"id": "tiny"} if self.mode == "no-models" else {"max_model_len": 4096}
             self._answer(200, json.dumps({"data": [model]}))
+        elif self.path == "/version" and self._may():
+            self._answer(200, json.dumps({"version": "0.32.0-fake"}))
         else:
             self._answer(404, "{}")
 

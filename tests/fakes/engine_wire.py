@@ -25,6 +25,14 @@ class Refused(Exception):
         self.status = status
         self.error = {"message": message, "type": kind, "param": param, "code": status}
 
+    def body(self, path: str) -> dict[str, Any]:
+        """The answer's body at ``path``. What fails before the endpoint's own code runs, such as
+        validation, has OpenAI's shape everywhere."""
+        if path != "/v1/messages" or self.error["type"] in ("Bad Request", "Unauthorized"):
+            return {"error": self.error}
+        kept = {key: self.error[key] for key in ("type", "message")}
+        return {"type": "error", "error": kept}
+
 
 class Reply:
     """The way back to the client."""
@@ -52,7 +60,7 @@ class Reply:
         await self.end()
 
     async def json(self, status: int, value: Any) -> None:
-        await self.body(status, "application/json", json.dumps(value, ensure_ascii=False).encode())
+        await self.body(status, "application/json", encode(value))
 
     async def cut(self) -> None:
         """Resets the connection; does not return."""
@@ -63,14 +71,19 @@ class Reply:
         await asyncio.Event().wait()
 
 
+def encode(value: Any) -> bytes:
+    """JSON as the engine writes it, without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def encode_event(value: Any) -> bytes:
     """A server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + encode(value) + b"\n\n"
 
 
-def choice_delta(index: int, delta: dict[str, Any]) -> dict[str, Any]:
-    """One choice of a chat's event."""
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+def encode_named(kind: str, **fields: Any) -> bytes:
+    """A server-sent event with a name, as responses and messages have them."""
+    return b"event: " + kind.encode() + b"\ndata: " + encode({"type": kind, **fields}) + b"\n\n"
 
 
 async def read_body(receive: Any) -> bytes:

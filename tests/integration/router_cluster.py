@@ -23,13 +23,13 @@ import msgspec
 from baton.clock import VirtualClock
 from baton.types import Role, WorkerRecord
 from profiles import ServingProfile, parse_profile
-from router import RouterSettings, build_app
+from router import RouterServer, RouterSettings
 from router.state import RouterState
 from tests.fakes.byte_tokenizer import make_tokenizer
 from tests.fakes.engine import KEY, MODEL, FakeEngine, Fleet, Leg, expected_chat, expected_text
-from tests.fakes.http_server import LoopServer
 from tests.fakes.waiting import until
 
+ADMIN_KEY = "fake-admin-token-0123456789"
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 THRESHOLD = 64
@@ -46,9 +46,11 @@ spec:
   pools:
     prefill: {{accelerator: cpu}}
     decode: {{accelerator: cpu}}
-  transfer: {{block_size: 32, lease_s: 30}}
+  transfer: {{block_size: 32, lease_s: 30, warm_pairs: false, canary_rate: 0}}
   deadlines: {{connect_s: 0.5, prefill_s: 1, first_token_s: 1, idle_s: 0.5, total_s: 3}}
   limits: {{in_flight: 32, body_bytes: 65536, drain_s: 1}}
+  flow: {{worker_wait_s: 0, slots_factor: 10}}
+  routing: {{prefix: "off"}}
 """
 
 STANDARD_PROFILE = f"""\
@@ -160,7 +162,7 @@ class Cluster:
     """The router, its engines, and a client."""
 
     fleet: Fleet
-    server: LoopServer
+    server: RouterServer
     state: RouterState
     http: aiohttp.ClientSession
     prefills: list[FakeEngine]
@@ -263,7 +265,15 @@ class Cluster:
         state = self.state
         await until(lambda: state.in_flight == 0, what="requests in flight ended")
         assert state.ledger.open_handoffs() == ()
-        assert [v.in_flight for v in state.pool.views()] == [0] * len(state.pool.views())
+        assert {
+            r.id: state.pool.legs(r.id) for r in state.pool.records() if state.pool.legs(r.id)
+        } == {}
+        assert {
+            r.id: state.pool.prefilling(r.id)
+            for r in state.pool.records()
+            if state.pool.prefilling(r.id)
+        } == {}
+        assert state.gate.held == 0
         await until(lambda: not _request_tasks(), what=f"tasks ended: {_request_tasks()}")
         for engine in self.engines:
             if engine._thawed.is_set():
@@ -333,7 +343,7 @@ async def cluster(
     settings = _profile(profile, replace)
     answering = Role.DECODE if settings.spec.classify else Role.STANDARD
     build = make or _plain_engine
-    server = LoopServer(app := build_app(RouterSettings(settings, KEY)), lifespan=True)
+    server = RouterServer(RouterSettings(settings, KEY, admin_token=ADMIN_KEY))
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
@@ -342,9 +352,7 @@ async def cluster(
     try:
         await asyncio.gather(*(engine.start() for engine in (*p_engines, *d_engines)))
         await server.start()
-        c = Cluster(
-            fleet, server, app.state.router, http, p_engines, d_engines, complaints=complaints
-        )
+        c = Cluster(fleet, server, server.state, http, p_engines, d_engines, complaints=complaints)
         if register:
             changes = {"tokenizer_path": str(tokenizer)} if tokenizer else {}
             for engine in c.engines:

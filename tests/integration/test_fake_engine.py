@@ -18,7 +18,8 @@ from tests.contracts.engine_contract import (
     PairCheck,
     SingleCheck,
 )
-from tests.fakes.engine import KEY, FakeEngine, Fleet, Trouble, expected_text
+from tests.fakes.byte_tokenizer import chat_text
+from tests.fakes.engine import KEY, FakeEngine, Fleet, Trouble, expected_chat, expected_text
 from tests.fakes.engine_kv import Corruption
 from tests.fakes.waiting import until
 
@@ -218,3 +219,152 @@ async def test_cuts(decode: FakeEngine, trouble: Trouble) -> None:
         await ask(decode)
     assert not decode.requests()[-1].aborted
     assert texts(await ask(decode)) == [expected_text(PROMPT, 4)]
+
+
+# --- the same through the other endpoints -------------------------------------------------------
+
+OTHERS = ["/v1/chat/completions", "/v1/responses", "/v1/messages"]
+LIMITS = {"/v1/responses": "max_output_tokens"}
+
+
+async def ask_at(
+    path: str, engine: FakeEngine, prompt: str = PROMPT, tokens: int = 4, **more: Any
+) -> dict[str, Any]:
+    content = {"input": prompt} if path == "/v1/responses" else {"messages": question(prompt)}
+    body = {"model": engine.model, LIMITS.get(path, "max_tokens"): tokens, **content, **more}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(engine.url + path, json=body) as response,
+    ):
+        assert response.status == 200, await response.text()
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def offer_at(path: str, engine: FakeEngine, **more: Any) -> dict[str, Any]:
+    asked = {"tokens": 1, "kv_transfer_params": {"do_remote_decode": True}, **more}
+    params: dict[str, Any] = (await ask_at(path, engine, **asked))["kv_transfer_params"]
+    return params
+
+
+def question(prompt: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": prompt}]
+
+
+def text_at(answer: dict[str, Any]) -> str:
+    if "output" in answer:
+        answer = answer["output"][0]
+    if "content" in answer:
+        text = answer["content"][0]["text"]
+    else:
+        text = answer["choices"][0]["message"]["content"]
+    assert isinstance(text, str)
+    return text
+
+
+@pytest.mark.parametrize("path", OTHERS)
+async def test_a_sound_handoff_anywhere(path: str, prefill: FakeEngine, decode: FakeEngine) -> None:
+    """One prompt, one text, whichever API asks."""
+    answer = await ask_at(path, decode, kv_transfer_params=await offer_at(path, prefill))
+    assert text_at(answer) == expected_chat(question(PROMPT), 4)
+    assert decode.corruptions == []
+
+
+@pytest.mark.parametrize("path", OTHERS)
+async def test_spoiled_anywhere(
+    path: str, fleet: Fleet, prefill: FakeEngine, decode: FakeEngine
+) -> None:
+    """3 to 6: each shows in the text; lists and ``n`` (1 and 2) these APIs do not have, but for
+    chats, which have the second."""
+    right = expected_chat(question(PROMPT), 4)
+    long = await offer_at(path, prefill, tokens=2)
+    assert text_at(await ask_at(path, decode, kv_transfer_params=long)) != right
+    assert text_at(await ask_at(path, decode, kv_transfer_params=long)) != right
+    other = await offer_at(path, prefill)
+    answer = await ask_at(path, decode, PROMPT + "!", kv_transfer_params=other)
+    assert text_at(answer) != expected_chat(question(PROMPT + "!"), 4)
+    late = await offer_at(path, prefill)
+    assert isinstance(fleet.clock, VirtualClock)
+    fleet.clock.advance(30.0)
+    assert text_at(await ask_at(path, decode, kv_transfer_params=late)) != right
+    assert decode.corruptions == [
+        Corruption.LONG_PREFILL,
+        Corruption.USED_TWICE,
+        Corruption.OTHER_PROMPT,
+        Corruption.EXPIRED,
+    ]
+
+
+@pytest.mark.parametrize("path", OTHERS)
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        ({"block_size": 64}, Corruption.BLOCK_SIZE),
+        ({"weights": "weights-2"}, Corruption.WEIGHTS),
+        ({"model": "adapter"}, Corruption.ADAPTER),
+    ],
+    ids=["7", "8", "9"],
+)
+async def test_mismatches_anywhere(
+    path: str, fleet: Fleet, prefill: FakeEngine, make: dict[str, Any], why: Corruption
+) -> None:
+    """7 to 9."""
+    other = FakeEngine(fleet, "other", Role.DECODE, **make)
+    await other.start()
+    answer = await ask_at(path, other, kv_transfer_params=await offer_at(path, prefill))
+    right = expected_chat(question(PROMPT), 4, weights=other.kv.weights)
+    assert text_at(answer) != right
+    assert other.corruptions == [why]
+
+
+async def test_several_choices_of_a_chat(prefill: FakeEngine, decode: FakeEngine) -> None:
+    """2: with ``n``, which responses and messages ignore."""
+    for path in OTHERS:
+        await ask_at(path, decode, n=2, kv_transfer_params=await offer_at(path, prefill))
+    assert decode.corruptions == [Corruption.SEVERAL_CHOICES]
+
+
+async def test_wrong_kv_shows_in_the_first_logprob(prefill: FakeEngine, decode: FakeEngine) -> None:
+    """What a canary compares: the same for right KV, another for wrong."""
+    params = await offer(prefill)
+    right = await ask(decode, logprobs=1, kv_transfer_params=params)
+    wrong = await ask(decode, logprobs=1, kv_transfer_params=params)
+    alone = await ask(decode, logprobs=1)
+    first = [a["choices"][0]["logprobs"]["token_logprobs"][0] for a in (right, wrong, alone)]
+    assert first[0] == first[2]
+    assert abs(first[1] - first[0]) > 0.01
+
+
+async def test_cached_tokens(prefill: FakeEngine, decode: FakeEngine) -> None:
+    """Decode tells prefill's cached tokens, and none as written, where usage has details."""
+    for engine in (prefill, decode):
+        engine.prompt_tokens_details = True
+    found = []
+    for _ in range(2):
+        params = await offer_at("/v1/messages", prefill)
+        answer = await ask_at("/v1/messages", decode, kv_transfer_params=params)
+        found.append(answer["usage"])
+    size = len(chat_text(question(PROMPT)))
+    blocks = (size - 1) // 32 * 32
+    assert [usage["cache_read_input_tokens"] for usage in found] == [0, blocks]
+    assert [usage["cache_creation_input_tokens"] for usage in found] == [0, 0]
+    assert [usage["input_tokens"] for usage in found] == [size, size - blocks]
+    chat = await ask_at("/v1/chat/completions", decode)
+    assert chat["usage"]["prompt_tokens_details"]["cached_tokens"] == blocks
+
+
+async def test_embeddings(decode: FakeEngine) -> None:
+    """Where a model has them: one for each input, in order."""
+    decode.embeds = True
+    headers = {"Authorization": f"Bearer {KEY}"}
+    body = {"model": decode.model, "input": ["a", "bc", "a"]}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{decode.url}/v1/embeddings", json=body) as response,
+    ):
+        assert response.status == 200
+        answer = await response.json()
+    first, second, third = (item["embedding"] for item in answer["data"])
+    assert first == third != second
+    assert answer["usage"]["prompt_tokens"] == 4

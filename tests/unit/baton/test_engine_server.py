@@ -57,6 +57,7 @@ class Supervised:
             side_channel_port=1,
             block_size=32,
             lease_s=30,
+            ucx_tls="tcp,self",
         )
         self.specs.append(spec)
         return spec
@@ -137,6 +138,8 @@ async def test_a_good_engine(made: list[Supervised]) -> None:
     health = each.engine.health
     assert health.engine_id == each.specs[0].engine_id
     assert health.max_model_len == 4096
+    assert health.version == "0.32.0-fake"
+    assert health.transport == "tcp"
     assert health.restarts == 0
     await until(lambda: each.engine.health.load == Load(running=2, waiting=1, kv_usage=0.25))
     assert each.engine.health.load_read_s > 0

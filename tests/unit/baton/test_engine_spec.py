@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from baton.engine import Device, EngineSpec, command, detect_device, environment
+from baton.kv_events import publisher_config
 from baton.types import EngineId, Role
 
 SPEC = EngineSpec(
@@ -67,6 +68,14 @@ def test_the_plain_flags() -> None:
     assert found["--middleware"] == "baton.engine.guard.ClusterGuard"
     for name in ("max-model-len", "max-num-seqs", "max-num-batched-tokens", "enforce-eager"):
         assert f"--{name}" not in found
+
+
+def test_kv_events_are_published_only_where_asked() -> None:
+    """No flag without an address; with one, vLLM is told to publish there."""
+    assert "--kv-events-config" not in flags(SPEC)
+    value = flags(spec(kv_events_url="tcp://10.0.0.3:5700"))["--kv-events-config"]
+    assert value is not None
+    assert json.loads(value) == publisher_config("tcp://10.0.0.3:5700")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,12 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.health = EngineHealth(
-            state=WorkerState.READY, engine_id=EngineId("run-1"), max_model_len=2048
+            state=WorkerState.READY,
+            engine_id=EngineId("run-1"),
+            max_model_len=2048,
+            kv_events_url="ipc:///run/w-1/kv-events",
+            transport="tcp",
+            version="0.32.0",
         )
         self.load = Load()
         self.fails: Exception | None = None
@@ -187,6 +192,9 @@ def test_the_record() -> None:
             heartbeat_s=record.heartbeat_s,
             load=Load(),
             tokenizer_path="/models/tiny",
+            kv_events_url="ipc:///run/w-1/kv-events",
+            engine_version="0.32.0",
+            transport="tcp",
         )
         assert (record.limits.max_model_len, record.limits.slots) == (2048, 16)
         assert record.heartbeat_s == pytest.approx(1_000_004.0, abs=1.1)
@@ -297,12 +305,32 @@ def test_an_engine_that_is_not_ready_is_not_waited_for(state: WorkerState) -> No
     """There is nothing to drain."""
 
     async def story(life: Life) -> None:
-        life.engine.set(state=state)
+        life.engine.set(state=state, max_model_len=0)
         await asyncio.sleep(3)
         life.drain.set()
         assert await life.ended() < 3.5
 
     live(story)
+
+
+def test_a_silent_engine_is_waited_for() -> None:
+    """It may hold blocks that somebody is about to pull: the drain goes on when it answers again,
+    and has its end if it does not."""
+
+    async def story(life: Life) -> None:
+        life.engine.load = Load(kv_usage=0.5)
+        await asyncio.sleep(10)
+        life.engine.set(state=WorkerState.WARMING)
+        life.drain.set()
+        await asyncio.sleep(5)
+        assert life.engine.stopped_s is None
+        life.engine.load = Load()
+        await asyncio.sleep(2)
+        assert life.engine.stopped_s is None
+        life.engine.set(state=WorkerState.READY)
+        assert 16.9 < await life.ended() < 19.0
+
+    live(story, make_plan(prefill.drained))
 
 
 def test_an_engine_that_dies_while_draining() -> None:

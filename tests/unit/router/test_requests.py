@@ -11,19 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.errors import InvalidRequest, OurFault
-from router.requests import (
+from router.api import (
+    GENERATING,
     MAX_DEPTH,
+    PASSED_THROUGH,
     Endpoint,
     GenerateRequest,
     LocalReason,
+    as_chat,
+    count_question,
     decode_body,
+    greedy,
+    parse_passthrough,
     parse_request,
     prefill_body,
+    prompt_bytes_of,
+    session_of,
 )
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = {"model": "m", "messages": MESSAGES}
 COMPLETION = {"model": "m", "prompt": "hi"}
+RESPONSE = {"model": "m", "input": "hi"}
+MESSAGE = {"model": "m", "messages": MESSAGES, "max_tokens": 8}
 
 
 def chat(**fields: Any) -> GenerateRequest:
@@ -176,6 +186,8 @@ class TestParse:
             ({"echo": 1}, "echo"),
             ({"logprobs": True}, "logprobs"),
             ({"min_tokens": -1}, "min_tokens"),
+            ({"min_tokens": 17}, "min_tokens"),
+            ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
             ({"truncate_prompt_tokens": "1"}, "truncate_prompt_tokens"),
             ({"stream_options": []}, "stream_options"),
             ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -194,6 +206,10 @@ class TestParse:
         for levels in (MAX_DEPTH + 1, 900, 200_000):
             assert "nested" in refused(Endpoint.COMPLETIONS, nested(levels)).message
         refused(Endpoint.COMPLETIONS, b'{"a":' * 200_000 + b"1" + b"}" * 200_000)
+
+    def test_many_brackets_are_no_depth(self) -> None:
+        """Width is not depth: a thousand short arrays and brackets in texts pass."""
+        assert completion(wide=[[]] * 1000, prompt="[{" * 500).model == "m"
 
     def test_null_is_absent(self) -> None:
         """A null in a field that the router reads is dropped: the engine refuses some of them."""
@@ -397,6 +413,9 @@ FIELDS = [
     *("model", "messages", "prompt", "prompt_embeds", "stream", "stream_options", "n", "best_of"),
     *("max_tokens", "max_completion_tokens", "min_tokens", "use_beam_search", "prompt_logprobs"),
     *("echo", "logprobs", "truncate_prompt_tokens", "vllm_xargs", "kv_transfer_params", "other"),
+    *("input", "instructions", "max_output_tokens", "tools", "tool_choice", "store", "background"),
+    *("previous_response_id", "previous_input_messages", "truncation", "reasoning"),
+    *("system", "thinking", "metadata", "user", "temperature", "chat_template_kwargs"),
 ]
 KEYS = st.sampled_from(["role", "content", "type", "text", "kv_transfer_params"]) | st.text()
 LEAVES = (
@@ -406,13 +425,27 @@ LEAVES = (
     | st.integers()
     | st.floats()
     | st.text(st.characters(exclude_categories=()))
-    | st.sampled_from(["m", "user"])
+    | st.sampled_from(["m", "user", "text", "tool", "function", "message"])
 )
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=8,
 )
+BASES: dict[Endpoint, dict[str, Any]] = {
+    Endpoint.CHAT: CHAT,
+    Endpoint.COMPLETIONS: COMPLETION,
+    Endpoint.RESPONSES: RESPONSE,
+    Endpoint.MESSAGES: MESSAGE,
+}
+
+
+LIMITS: dict[Endpoint, tuple[str, ...]] = {
+    Endpoint.CHAT: ("max_tokens", "max_completion_tokens"),
+    Endpoint.COMPLETIONS: ("max_tokens",),
+    Endpoint.RESPONSES: ("max_output_tokens",),
+    Endpoint.MESSAGES: ("max_tokens",),
+}
 
 
 def check_invariants(endpoint: Endpoint, raw: bytes) -> None:
@@ -424,22 +457,42 @@ def check_invariants(endpoint: Endpoint, raw: bytes) -> None:
     assert sent["model"] == request.model
     assert "kv_transfer_params" not in sent
     assert "kv_transfer_params" not in sent.get("vllm_xargs", {})
+    prompt_bytes_of(request)
+    session_of(request)
+    greedy(request)
+    as_chat(request)
+    count_question(request)
     if request.local_reason is None:
-        assert json.loads(prefill_body(request))["n"] == 1
-        assert sent.get("n", 1) == 1
+        prefill = json.loads(prefill_body(request))
+        assert prefill["stream"] is False
+        assert {prefill[name] for name in LIMITS[endpoint]} == {1}
+        if endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS):
+            assert prefill["n"] == 1
+            assert sent.get("n", 1) == 1
 
 
 class TestFuzz:
     @settings(max_examples=300, deadline=None)
-    @given(st.sampled_from(Endpoint), st.binary())
+    @given(st.sampled_from(GENERATING), st.binary())
     def test_any_bytes(self, endpoint: Endpoint, raw: bytes) -> None:
         """Whatever arrives is a request or an InvalidRequest."""
         check_invariants(endpoint, raw)
 
-    @settings(max_examples=500, deadline=None)
-    @given(st.sampled_from(Endpoint), st.dictionaries(st.sampled_from(FIELDS), VALUES))
+    @settings(max_examples=800, deadline=None)
+    @given(st.sampled_from(GENERATING), st.dictionaries(st.sampled_from(FIELDS), VALUES))
     def test_any_values_in_known_fields(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
         """No value of any type gets a handoff that would go wrong, or an exception of ours."""
-        base = CHAT if endpoint is Endpoint.CHAT else COMPLETION
-        check_invariants(endpoint, json.dumps({**base, **body}).encode())
+        check_invariants(endpoint, json.dumps({**BASES[endpoint], **body}).encode())
         check_invariants(endpoint, json.dumps(body).encode())
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.sampled_from(PASSED_THROUGH), st.dictionaries(st.sampled_from(FIELDS), VALUES))
+    def test_any_values_passed_through(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
+        """What is passed through has a model and no transfer parameters, or is refused."""
+        try:
+            request = parse_passthrough(endpoint, json.dumps(body).encode())
+        except InvalidRequest:
+            return
+        sent = json.loads(request.body)
+        assert sent["model"] == request.model
+        assert "kv_transfer_params" not in sent

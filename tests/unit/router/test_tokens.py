@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from baton.errors import ModelError
+from router.api import Endpoint, GenerateRequest, parse_request
 from router.policy import TokenBounds
-from router.requests import Endpoint, GenerateRequest, parse_request
 from router.tokens import PromptCounter
 from tests.unit.router.model_folders import (
     BOS,

@@ -8,65 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from baton.types import Limits, Load, Role, WorkerId, WorkerState
-from router.policy import (
-    Ask,
-    Handoff,
-    Local,
-    Plan,
-    Refusal,
-    Refuse,
-    Snapshot,
-    TokenBounds,
-    WorkerView,
-    plan,
-    plan_local,
-)
+from baton.types import Limits, Load, WorkerId, WorkerState
+from router.policy import Ask, Refusal, Snapshot, WorkerView, plan, plan_local
 from tests.fakes.worker_records import worker_record
-
-THRESHOLD = 100
-
-
-def view(
-    worker_id: str,
-    role: Role | None = None,
-    *,
-    in_flight: int = 0,
-    suspect: bool = False,
-    **more: Any,
-) -> WorkerView:
-    """A ready worker; its role is the first letter of its id unless given."""
-    roles = {"p": Role.PREFILL, "d": Role.DECODE, "s": Role.STANDARD}
-    record = worker_record(worker_id, role=role or roles[worker_id[0]], **more)
-    return WorkerView(record, in_flight=in_flight, suspect=suspect)
-
-
-def snapshot(*views: WorkerView, threshold: int | None = THRESHOLD) -> Snapshot:
-    return Snapshot(views, threshold)
-
-
-def ask(tokens: int | tuple[int, int | None] | None = 500, **more: Any) -> Ask:
-    bounds = None
-    if tokens is not None:
-        lower, upper = tokens if isinstance(tokens, tuple) else (tokens, tokens)
-        bounds = TokenBounds(lower, upper)
-    return Ask(**{"model": "tiny", "prompt_tokens": bounds, **more})
-
-
-def short(decision: Plan) -> tuple[str, ...]:
-    """A decision in few words."""
-    match decision:
-        case Handoff(prefill, decode, reason):
-            return (prefill.id, decode.id, reason)
-        case Local(worker, reason):
-            return (worker.id, reason)
-        case Refuse(refusal):
-            return (refusal,)
-
-
-def decide(request: Ask, *views: WorkerView, threshold: int | None = THRESHOLD) -> tuple[str, ...]:
-    return short(plan(request, snapshot(*views, threshold=threshold), random.Random(1)))
-
+from tests.unit.router.policy.cases import THRESHOLD, ask, decide, rules, short, view
 
 SMALL = Limits(max_model_len=300, slots=8)
 
@@ -96,8 +41,8 @@ def test_by_length(tokens: Any, expected: tuple[str, ...]) -> None:
 
 def test_without_disaggregation() -> None:
     """A profile without a threshold never hands over."""
-    assert decide(ask(), view("s"), threshold=None) == ("s", "standard_profile")
-    assert decide(ask(), view("p"), view("d"), threshold=None) == ("d", "standard_profile")
+    assert decide(ask(), view("s"), threshold_tokens=None) == ("s", "standard_profile")
+    assert decide(ask(), view("p"), view("d"), threshold_tokens=None) == ("d", "standard_profile")
 
 
 def test_what_a_handoff_cannot_carry() -> None:
@@ -246,7 +191,7 @@ def test_the_least_work_wins() -> None:
 def test_ties_are_broken_by_the_random_source() -> None:
     """The same source gives the same choice; over many, all are chosen."""
     views = [view("p1"), view("p2"), view("d1"), view("d2"), view("d3")]
-    state = snapshot(*views)
+    state = Snapshot.of(views, rules())
     first = [short(plan(ask(), state, random.Random(7))) for _ in range(5)]
     assert len(set(first)) == 1
     rng = random.Random(7)
@@ -254,14 +199,14 @@ def test_ties_are_broken_by_the_random_source() -> None:
     assert len(chosen) == 6
 
 
-# --- the second try -----------------------------------------------------------------------------
+# --- local on purpose ---------------------------------------------------------------------------
 
 
 def again(request: Ask, *views: WorkerView, avoid: tuple[str, ...] = ()) -> tuple[str, ...]:
     return short(
         plan_local(
             request,
-            snapshot(*views),
+            Snapshot.of(views, rules()),
             random.Random(1),
             reason="prefill_failed",
             avoid=tuple(map(WorkerId, avoid)),
@@ -269,7 +214,7 @@ def again(request: Ask, *views: WorkerView, avoid: tuple[str, ...] = ()) -> tupl
     )
 
 
-def test_a_second_try_is_local() -> None:
+def test_local_on_purpose() -> None:
     """On a decode or standard worker, none of those to avoid, even if busy."""
     assert again(ask(), view("p"), view("d")) == ("d", "prefill_failed")
     assert again(ask(), view("p"), view("s")) == ("s", "prefill_failed")
@@ -280,45 +225,7 @@ def test_a_second_try_is_local() -> None:
     assert again(ask(), view("d"), avoid=("p",)) == ("d", "prefill_failed")
 
 
-def test_a_second_try_with_nobody_left() -> None:
+def test_local_with_nobody_left() -> None:
     """Is refused as a lack of workers, not as an unknown model."""
     assert again(ask(), view("p"), view("d"), avoid=("d",)) == (Refusal.NO_WORKER,)
     assert again(ask(model="other"), view("d")) == (Refusal.UNKNOWN_MODEL,)
-
-
-# --- bounds -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("lower", "upper", "text", "exact"),
-    [
-        (5, 5, "5", True),
-        (0, 0, "0", True),
-        (2, 9, "2-9", False),
-        (1, 9, "<=9", False),
-        (45, None, ">=45", False),
-    ],
-)
-def test_bounds_as_text(lower: int, upper: int | None, text: str, exact: bool) -> None:
-    """As response headers tell them."""
-    bounds = TokenBounds(lower, upper)
-    assert str(bounds) == text
-    assert bounds.exact is exact
-
-
-@pytest.mark.parametrize(
-    ("bounds", "decides", "within"),
-    [
-        (TokenBounds(10, 10), True, True),
-        (TokenBounds(9, 9), True, True),
-        (TokenBounds(11, 11), True, False),
-        (TokenBounds(9, 10), False, True),
-        (TokenBounds(10, 11), True, False),
-        (TokenBounds(1, None), False, False),
-        (TokenBounds(10, None), True, False),
-    ],
-)
-def test_bounds_against_a_number(bounds: TokenBounds, decides: bool, within: bool) -> None:
-    """Of ten: whether all counts are on one side, and whether all are at most that."""
-    assert bounds.decides(10) is decides
-    assert bounds.within(10) is within

@@ -1,0 +1,104 @@
+"""What this router has on its workers now: open legs, prompts in prefill, and what follows.
+
+The part of the picture that changes with every request. Scores that depend on it are kept up to
+date here, one worker at a time as legs come and go, so that a decision need not add them up for a
+thousand workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from baton.types import WorkerId
+from router.policy.filters import Seat
+from router.policy.fleet import Fleet
+from router.policy.scorers import SCORERS
+
+
+class Traffic:
+    """One per router. Counts are kept by worker id and outlive fleets; a worker that is not in the
+    fleet any more is counted until its last leg ends.
+
+    Attributes:
+        fleet: the workers; changed by ``refresh``.
+        legs: by worker, legs that are open; no zeros. To be read only.
+        prefilling: by worker, uncached prompt tokens in prefill; no zeros. To be read only.
+        decode_prefilling: by slot, the same tokens on workers that decode; no zeros.
+        totals: by slot, the weighted sum of all scores that no request changes.
+        full_queues: workers with ``rules.max_prefill_queue`` requests waiting or more, by their
+            own word or by our legs beyond their slots.
+    """
+
+    __slots__ = (
+        "_live",
+        "decode_prefilling",
+        "fleet",
+        "full_queues",
+        "legs",
+        "prefilling",
+        "totals",
+    )
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        legs: Mapping[WorkerId, int] | None = None,
+        prefilling: Mapping[WorkerId, int] | None = None,
+    ) -> None:
+        self.legs: dict[WorkerId, int] = dict(legs or {})
+        self.prefilling: dict[WorkerId, int] = dict(prefilling or {})
+        self.refresh(fleet)
+
+    def refresh(self, fleet: Fleet) -> None:
+        """From now on decisions are about this fleet, and under its rules."""
+        self.fleet = fleet
+        self.full_queues = fleet.full_queues
+        self.decode_prefilling: dict[int, int] = {}
+        self.totals = fleet.totals.copy()
+        self._live = [
+            (weight, live)
+            for name, weight in fleet.weights.items()
+            if (live := SCORERS[name].live) is not None
+        ]
+        for worker_id in fleet.slot_of:
+            self._update(worker_id)
+
+    def leg(self, worker_id: WorkerId, change: int) -> None:
+        """A leg on the worker begins (1) or has ended (-1)."""
+        _count(self.legs, worker_id, change)
+        self._update(worker_id)
+
+    def prefill(self, worker_id: WorkerId, tokens: int) -> None:
+        """So many uncached prompt tokens are in prefill there now; less than 0 when it is over."""
+        _count(self.prefilling, worker_id, tokens)
+        self._update(worker_id)
+
+    def _update(self, worker_id: WorkerId) -> None:
+        fleet = self.fleet
+        slot = fleet.slot_of.get(worker_id)
+        if slot is None:
+            return
+        record = fleet.records[slot]
+        legs, tokens = self.legs.get(worker_id, 0), self.prefilling.get(worker_id, 0)
+        total = fleet.totals[slot]
+        for weight, live in self._live:
+            total += weight * live(record, legs, tokens)
+        self.totals[slot] = total
+        if tokens and fleet.seats[Seat.WHOLE] >> slot & 1:
+            self.decode_prefilling[slot] = tokens
+        else:
+            self.decode_prefilling.pop(slot, None)
+        most = fleet.rules.max_prefill_queue
+        if most is not None and not fleet.full_queues >> slot & 1:
+            if legs - record.limits.slots >= most:
+                self.full_queues |= 1 << slot
+            else:
+                self.full_queues &= ~(1 << slot)
+
+
+def _count(book: dict[WorkerId, int], worker_id: WorkerId, change: int) -> None:
+    left = book.get(worker_id, 0) + change
+    if left > 0:
+        book[worker_id] = left
+    else:
+        book.pop(worker_id, None)
