@@ -17,6 +17,7 @@ from baton import __version__
 from baton.errors import BatonError, InvalidRequest, ModelNotFound
 from baton.types import Role, WorkerId, WorkerRecord, WorkerState
 from router.access import require_token
+from router.api import Endpoint
 from router.openapi import describe_hot_endpoints
 from router.report import status_report
 from router.state import RouterState
@@ -24,6 +25,7 @@ from router.tenants import Tenant
 
 _MAX_RECORD_BYTES = 64 * 1024
 _MAX_TTL_S = 60.0
+_NOT_POST = ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"]
 
 
 def build_app(state: RouterState) -> FastAPI:
@@ -37,8 +39,15 @@ def build_app(state: RouterState) -> FastAPI:
     add_health_routes(app, state)
     _add_openai_routes(app, state)
     _add_cluster_routes(app, state)
+    for endpoint in Endpoint:
+        # POST never comes here: it is answered before (``router.endpoint``).
+        app.add_route(endpoint, _only_post, methods=_NOT_POST, include_in_schema=False)
     describe_hot_endpoints(app)
     return app
+
+
+def _only_post(request: Request) -> Response:
+    raise HTTPException(405, headers={"allow": "POST"})
 
 
 def openai_error(error: BatonError, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -84,7 +84,7 @@ class _Handler:
         except ClientGone:
             trail.status = _GONE
         except asyncio.CancelledError:
-            trail.status = trail.status or _GONE
+            trail.status = _GONE
             raise
         except BatonError as error:
             self._fail(error, reply, trail)

@@ -52,6 +52,11 @@ class RouterServer:
         """Where clients come in."""
         return self.public.url
 
+    @property
+    def port(self) -> int:
+        """The public port."""
+        return self.public.port
+
     async def start(
         self,
         host: str = "127.0.0.1",

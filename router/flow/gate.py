@@ -31,6 +31,9 @@ _RATE_WINDOW_S = 1.0
 _MUCH = 1 / 3
 """Of the slots: a tenant that holds less leaves no reserve."""
 
+_UNKNOWN_RETRY_S = 1.0
+"""Retry-After while no request has ended yet, so that nothing is known of how fast they do."""
+
 _MIN_TIMER_S = 0.001
 """A timer that comes early, by the granularity of clocks, must not spin."""
 
@@ -359,7 +362,7 @@ class Gate:
                 f"No worker is ready for the model {name!r}.",
                 retry_after_s=retry_after_s(0, 0.0, rules.worker_wait_s),
             )
-        retry_s = retry_after_s(model.lane.waiting, model.rate_per_s, rules.queue_ttl_s)
+        retry_s = retry_after_s(model.lane.waiting, model.rate_per_s, _UNKNOWN_RETRY_S)
         said = {
             Turned.FULL: "Too many requests are waiting; this one found no room in the queue.",
             Turned.SHED: "The request made room in the queue for one that goes before it.",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import enum
 import logging
 import socket
 from typing import TYPE_CHECKING, cast
@@ -32,10 +31,9 @@ _AHEAD_REQUESTS = 32
 closes after the last of these, and the client knows by that to send them again."""
 
 
-class _Phase(enum.IntEnum):
-    BETWEEN = 0
-    HEAD = 1
-    BODY = 2
+# What is being read. Not an enum: this is looked at for each header, and its members cost more
+# than constants do.
+_BETWEEN, _HEAD, _BODY = range(3)
 
 
 class Connection(asyncio.Protocol):
@@ -53,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = None
         # What is being read.
-        self._phase = _Phase.BETWEEN
+        self._phase = _BETWEEN
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
@@ -147,11 +145,11 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         most = self._limits.header_bytes
-        if self._phase is _Phase.HEAD:
+        if self._phase == _HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > most:
                 self._refuse(heads.HEAD_TOO_LARGE)
-        elif self._phase is _Phase.BODY and self._framing_bytes > most:
+        elif self._phase == _BODY and self._framing_bytes > most:
             # Chunk extensions or trailers without an end.
             self._refuse(heads.HEAD_TOO_LARGE)
 
@@ -192,7 +190,7 @@ class Connection(asyncio.Protocol):
         """The parser's: the first byte of a head."""
         if self._replaying:
             return
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self._url, self._headers, self._head_bytes = b"", [], 0
         self._since_s = self._server.now()
 
@@ -203,7 +201,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser's: a header, or a trailer."""
-        if self._phase is _Phase.HEAD:
+        if self._phase == _HEAD:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -222,7 +220,7 @@ class Connection(asyncio.Protocol):
             self._queue[-1].keep_alive = False
             self._deaf = True
             return
-        self._phase = _Phase.BODY
+        self._phase = _BODY
         self._framing_bytes = 0
         method = self._parser.get_method()
         exchange = self._server.exchange(self, method, self._url, version, headers)
@@ -247,7 +245,7 @@ class Connection(asyncio.Protocol):
         if self._parser.should_upgrade():
             return
         receiving, self._receiving = self._receiving, None
-        self._phase = _Phase.BETWEEN
+        self._phase = _BETWEEN
         receiving.feed_end()
 
     def _is_large(self, most: int) -> bool:
@@ -416,7 +414,7 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._current is None and not self._deaf:
             spent_s = now_s - self._since_s
-            if self._phase is _Phase.HEAD:
+            if self._phase == _HEAD:
                 if spent_s > limits.head_s:
                     self._refuse(heads.HEAD_TOO_SLOW)
             elif spent_s > limits.idle_s:

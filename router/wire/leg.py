@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from baton.errors import PeerFault, WorkerFailed, WorkerTimeout, WorkerUnreachable
 from baton.types import WorkerRecord
@@ -23,8 +24,7 @@ _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer larger than this is a fault; streams have no such bound, they are passed on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer of a worker."""
 
     status: int

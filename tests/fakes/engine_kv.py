@@ -96,9 +96,13 @@ class KvSide:
         """Has the cache remember a prompt. Returns the tokens it had, and those it got."""
         size = self.block_size
         ends = range(size, len(prompt) + 1, size)
+        chain, last = [], 0
+        for end in ends:
+            chain.append(last := hash((last, prompt[end - size : end])))
         # At least one token is always computed: the answer's first comes from it.
-        had = sum(1 for end in ends if end < len(prompt) and hash(prompt[:end]) in self.prefixes)
-        self.prefixes |= {hash(prompt[:end]) for end in ends}
+        known = zip(ends, chain, strict=True)
+        had = sum(1 for end, block in known if end < len(prompt) and block in self.prefixes)
+        self.prefixes.update(chain)
         return had * size, (len(ends) - had) * size
 
     def held(self, now_s: float) -> list[Offer]:

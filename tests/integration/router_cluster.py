@@ -23,7 +23,8 @@ import msgspec
 from baton.clock import VirtualClock
 from baton.types import Role, WorkerRecord
 from profiles import ServingProfile, parse_profile
-from router import RouterServer, RouterSettings
+from router.server import RouterServer
+from router.settings import RouterSettings
 from router.state import RouterState
 from tests.fakes.byte_tokenizer import make_tokenizer
 from tests.fakes.engine import KEY, MODEL, FakeEngine, Fleet, Leg, expected_chat, expected_text

@@ -146,22 +146,22 @@ DECODE_TROUBLES: list[tuple[Trouble, dict[str, Any]]] = [
 async def test_decode_fails(
     prompt: str, trouble: Trouble, more: dict[str, Any], stream: bool
 ) -> None:
-    """The leg that answers fails before its first content: the other decode worker takes over."""
+    """The leg that answers fails before its first content: the other decode worker takes over,
+    over a fresh handoff where decode alone is to blame, else by itself."""
     async with cluster(decodes=2) as c:
-        for engine in c.decodes:
-            engine.inject(trouble, Leg.DECODE if prompt == LONG else Leg.LOCAL, **more)
-        if prompt == SHORT:
-            # Only the first to be asked fails.
-            c.decodes[1].faults.clear()
-            await c.register(c.decodes[1], load=Load(running=5))
+        first = Leg.DECODE if prompt == LONG else Leg.LOCAL
+        c.d.inject(trouble, first, **more)
+        await c.register(c.decodes[1], load=Load(running=5))
         answer = await c.complete(prompt, stream=stream)
         assert answer.status == 200
         assert answer.text == right_text(prompt)
-        assert answer.path == "local"
+        cut = trouble in (Trouble.CUT_BEFORE_HEADERS, Trouble.CUT, Trouble.HALF_EVENT)
+        again = Leg.DECODE if prompt == LONG and cut else Leg.LOCAL
+        assert answer.path == ("disaggregated" if again is Leg.DECODE else "local")
         assert answer.reason in ("transfer_failed", "decode_failed")
-        legs = [seen.leg for engine in c.decodes for seen in engine.requests()]
-        first = Leg.DECODE if prompt == LONG else Leg.LOCAL
-        assert sorted(legs) == sorted([first, Leg.LOCAL])
+        assert [seen.leg for seen in c.d.requests()] == [first]
+        assert [seen.leg for seen in c.decodes[1].requests()] == [again]
+        assert len(c.p.requests()) == (0 if prompt == SHORT else 1 + (again is Leg.DECODE))
 
 
 @pytest.mark.parametrize("trouble", [Trouble.STATUS, Trouble.ERROR_EVENT])

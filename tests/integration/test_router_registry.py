@@ -113,7 +113,7 @@ async def test_heartbeats_that_stop() -> None:
     async with cluster(register=False) as c:
         await c.put(c.d.record(), ttl_s=2.0)
         assert (await c.complete(SHORT)).status == 200
-        await until(lambda: c.state.pool.views() == (), timeout_s=10)
+        await until(lambda: not c.state.pool.records(), timeout_s=10)
         assert (await c.complete(SHORT)).status == 503
 
 
@@ -132,16 +132,16 @@ async def test_the_real_registrar(monkeypatch: pytest.MonkeyPatch) -> None:
         beating = asyncio.create_task(
             heartbeat_loop(registrar, make_record, interval_s=10, stop=stop, wake=wake)
         )
-        await until(lambda: c.state.pool.views())
+        await until(lambda: c.state.pool.records())
         assert (await c.complete(SHORT)).status == 503
         state = WorkerState.READY
         wake.set()
-        await until(lambda: c.state.pool.views()[0].usable)
+        await until(lambda: c.state.pool.is_usable(c.state.pool.records()[0]))
         assert (await c.complete(SHORT)).status == 200
         stop.set()
         await beating
         await registrar.close()
-        assert c.state.pool.views() == ()
+        assert not c.state.pool.records()
 
 
 @pytest.mark.parametrize("state", [WorkerState.STARTING, WorkerState.WARMING, WorkerState.DRAINING])
@@ -246,7 +246,7 @@ async def test_status_of_the_cluster() -> None:
         assert report["profile"]["name"] == "test"
         assert report["profile"]["threshold_tokens"] == 64
         assert [w["record"]["id"] for w in report["workers"]] == ["d0", "p0"]
-        assert report["handoffs"] == {"open": [], "stranded": []}
+        assert report["handoffs"] == {"open": [], "stranded": [], "stranded_bytes": {}}
         c.d.token_s = 0.05
         asking = asyncio.create_task(c.complete(stream=True))
         await until(lambda: c.d.running)

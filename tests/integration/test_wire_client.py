@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from tests.unit.router.wire.wires import (
     Worker,
     answer,
     asking,
+    certified,
     chunked,
     on_both_loops,
     working,
@@ -168,7 +167,7 @@ async def test_a_connection_that_the_worker_closed() -> None:
     async with working(script) as worker, asking() as upstream:
         for _ in range(3):
             await _ask(upstream, worker)
-            await until(lambda: upstream.connections == 0)
+            await until(lambda: upstream.connections == upstream.idle == 0)
         assert len(worker.calls) == 3
 
 
@@ -346,15 +345,20 @@ async def test_breaks_in_the_middle() -> None:
 
 @on_both_loops
 async def test_a_length_that_is_not_kept() -> None:
-    """An answer shorter than announced is not taken for whole."""
+    """An answer shorter than announced is not taken for whole; nor is one without a length whose
+    connection was reset."""
 
     async def script(call: Call) -> None:
-        await call.request()
-        await call.say(answer(b"0123456789")[:-1])
+        if (await call.request()).body == b"short":
+            await call.say(answer(b"0123456789")[:-1])
+        else:
+            await call.say(b"HTTP/1.1 200 OK\r\n\r\n0123456789")
+            call.reset()
 
     async with working(script) as worker, asking() as upstream:
-        with pytest.raises(WorkerUnreachable):
-            await _ask(upstream, worker)
+        for how in (b"short", b"reset"):
+            with pytest.raises(WorkerUnreachable):
+                await _ask(upstream, worker, how)
 
 
 @on_both_loops
@@ -557,18 +561,7 @@ async def test_closing() -> None:
 
 def test_tls_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker behind TLS is asked by its name if its certificate is good; else not at all."""
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = certified(tmp_path)
 
     @on_both_loops
     async def test() -> None:

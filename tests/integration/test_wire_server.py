@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import ssl
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +21,9 @@ from router.wire import ClientGone, Exchange, HttpServer, WireLimits
 from tests.fakes.waiting import until
 from tests.unit.router.wire.wires import (
     LONG_S,
+    RawClient,
     Seen,
+    certified,
     chunked,
     connected,
     echo,
@@ -206,10 +212,12 @@ async def test_expect_continue() -> None:
             assert await client.reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
             await client.send(b"y" * 10)
             assert (await client.reply()).body == b"y" * 10
-        async with connected(server) as client:
-            await client.send(post(b"x" * 11, b"Expect: 100-continue")[:-11])
-            reply = await client.reply()
-            assert (reply.status, reply.keep_alive) == (413, False)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("router.wire.exchange.DISCARD_S", LONG_S * 2)
+            async with connected(server) as client:
+                await client.send(post(b"x" * 11, b"Expect: 100-continue")[:-11])
+                reply = await client.reply()
+                assert (reply.status, reply.keep_alive) == (413, False)
 
 
 @on_both_loops
@@ -632,6 +640,53 @@ async def test_two_servers_on_one_port() -> None:
     await two.start("127.0.0.1", one.port, reuse_port=True)
     await one.stop(drain_s=0)
     await two.stop(drain_s=0)
+
+
+def test_tls(tmp_path: Path) -> None:
+    """Behind TLS all is the same: answers, refusals, a client that leaves, a stop."""
+    certificate, context = certified(tmp_path)
+    trust = ssl.create_default_context(cafile=certificate)
+
+    @on_both_loops
+    async def test() -> None:
+        seen = Seen()
+        routes = {("POST", "/"): echo, ("GET", "/"): watched(seen, _for_ever)}
+        server = HttpServer(routes)
+        await server.start("127.0.0.1", 0, ssl=context)
+        assert server.url == f"https://127.0.0.1:{server.port}"
+
+        @contextlib.asynccontextmanager
+        async def client() -> AsyncIterator[RawClient]:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", server.port, ssl=trust, server_hostname="localhost"
+            )
+            try:
+                yield RawClient(reader, writer)
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
+        async with client() as one:
+            for size in (1, 100_000):
+                await one.send(post(b"x" * size))
+                assert (await one.reply()).body == b"x" * size
+        async with client() as one:
+            await one.send(b"garbage\r\n\r\n")
+            assert (await one.reply()).status == 400
+            assert await one.rest() == b""
+        async with client() as one:
+            await one.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await seen.entered.wait()
+        await seen.cancelled.wait()
+        assert seen.gone
+        async with client() as one:
+            await until(lambda: server.open_connections > 0)
+            await server.stop(drain_s=LONG_S)
+            assert await one.rest() == b""
+
+    for loop_kind in ("asyncio", "uvloop"):
+        test(loop_kind)
 
 
 @pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"])

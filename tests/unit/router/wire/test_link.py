@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from baton.errors import PeerFault, WorkerTimeout
+from router.wire import Upstream
 from router.wire.leg import Answer
 from router.wire.link import Link
 from tests.fakes.virtual_loop import run_virtual
@@ -123,6 +124,24 @@ async def test_reading_is_bounded() -> None:
     assert transport.reading
     leg.pause()
     assert transport.reading
+
+
+async def test_closing_connections_are_not_handed_out() -> None:
+    """Neither those that are closing nor those that waited too long."""
+    upstream = Upstream("token", connect_s=LONG_S, idle_s=4.0)
+    origin = upstream.origin("http://127.0.0.1:1")
+    links = [Link(origin.lost) for _ in range(3)]
+    transports = [MemoryTransport(link) for link in links]
+    for link, transport, since_s in zip(links, transports, (95.9, 99.0, 99.5), strict=True):
+        link.connection_made(transport)
+        link.idle_since_s = since_s
+        origin.links.add(link)
+        origin.idle.append(link)
+    transports[2].close()
+    assert upstream.take(origin, 100.0) is links[1]
+    assert upstream.take(origin, 100.0) is None
+    assert transports[0].closed
+    await upstream.close()
 
 
 def test_a_late_wait_does_not_end_the_next() -> None:
