@@ -24,7 +24,7 @@ from router.flow import Gate
 from router.gauges import connect_gauges
 from router.ledger import Ledger
 from router.observe import LoopLag, RouterMetrics, make_tracer, tracing_settings
-from router.policy import PairView, PrefixIndex
+from router.policy import PrefixIndex
 from router.pool import WorkerPool
 from router.prefix import Chain, PrefixRouting, open_feed
 from router.settings import RouterSettings, care_rules, flow_rules, routing_rules
@@ -66,7 +66,13 @@ class RouterState:
         )
         self.upstream = Upstream(settings.token, connect_s=spec.deadlines.connect_s)
         self.ledger = Ledger(self.clock, self.metrics)
-        self.care = Care(self.upstream, care_rules(profile), self.clock, rng)
+        self.care = Care(
+            self.upstream,
+            care_rules(profile),
+            self.clock,
+            rng,
+            on_view=lambda prefill, decode, view: self.pool.pairs.put(prefill, decode, view),
+        )
         self.pool = WorkerPool(
             self.store,
             self.clock,
@@ -204,12 +210,6 @@ class RouterState:
                 self.ledger.restarted(record.id)
         self._engines = {record.id: record.engine_id for record in records}
         self.care.update(records)
-        self.pool.pairs.replace(
-            {
-                key: PairView(view.usable, view.why, view.bandwidth_bytes_per_s)
-                for key, view in self.care.pairs.views().items()
-            }
-        )
         self.gate.kick()
         self.watches.look()
 

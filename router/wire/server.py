@@ -25,6 +25,9 @@ from router.wire.limits import WireLimits
 log = logging.getLogger("baton.router.wire")
 
 _BACKLOG = 2048
+_ASYNCIO_BACKLOG = 100
+"""asyncio's own loop takes the backlog for how often to try in a row, and goes on trying, with an
+entry in the log each time, when the process is out of files. In use it is uvloop that runs."""
 _REFUSED_AT_A_TIME = 256
 """Connections over the limit that are told so; those beyond are closed without a word."""
 _CANCELLED_S = 5.0
@@ -108,6 +111,7 @@ class HttpServer:
             RuntimeError: the application did not start.
         """
         loop = asyncio.get_running_loop()
+        own_loop = isinstance(loop, asyncio.BaseEventLoop)
         self._empty = asyncio.Event()
         self.stopping = self._hurried = False
         if self._bridge is not None:
@@ -118,7 +122,7 @@ class HttpServer:
                 host,
                 port,
                 reuse_port=reuse_port or None,
-                backlog=_BACKLOG,
+                backlog=_ASYNCIO_BACKLOG if own_loop else _BACKLOG,
                 ssl=ssl,
                 ssl_handshake_timeout=None if ssl is None else self.limits.head_s,
             )

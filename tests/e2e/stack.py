@@ -76,6 +76,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     url: str
+    admin_url: str = ""
 
     def text(self) -> str:
         """Everything it logged so far."""
@@ -111,12 +112,17 @@ class Stack:
 
     def start_router(self, *args: str, name: str = "router") -> Server:
         """Starts a router and waits until it answers."""
-        port = free_port()
+        port, admin_port = free_port(), free_port()
         server = self._start(
             name,
-            ["-m", "router", "--port", str(port), *self._common(), *args],
+            [
+                *("-m", "router", "--port", str(port), "--admin-port", str(admin_port)),
+                *self._common(),
+                *args,
+            ],
             f"http://127.0.0.1:{port}",
         )
+        server.admin_url = f"http://127.0.0.1:{admin_port}"
         wait_until(f"{name} answers", lambda: self._answers(server, "/healthz"), timeout_s=30)
         return server
 
@@ -169,6 +175,18 @@ class Stack:
         result: dict[str, Any] = response.json()
         return result
 
+    def admin(self, path: str, router: str = "router") -> dict[str, Any]:
+        """What the router's admin port says of ``path``, such as ``handoffs``."""
+        token = (self.home / "admin-token").read_text().strip()
+        response = httpx.get(
+            f"{self.servers[router].admin_url}/admin/{path}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=5,
+        )
+        response.raise_for_status()
+        result: dict[str, Any] = response.json()
+        return result
+
     def worker(self, name: str, router: str = "router") -> dict[str, Any] | None:
         """A worker's record, or None."""
         for entry in self.status(router)["workers"]:
@@ -178,7 +196,7 @@ class Stack:
         return None
 
     def is_ready(self, *names: str, router: str = "router") -> bool:
-        """Whether the router counts all of these as ready."""
+        """Whether the router counts all of these, and the pairs among them, as ready."""
         for name in names:
             server = self.servers[name]
             assert server.process.poll() is None, f"{name} ended:\n{server.text()[-3000:]}"
@@ -186,7 +204,11 @@ class Stack:
             e["record"]["id"]: e["record"]["state"] == "ready" and not e["suspect"]
             for e in self.status(router)["workers"]
         }
-        return all(states.get(name, False) for name in names)
+        if not all(states.get(name, False) for name in names):
+            return False
+        # A router uses a pair only once it has checked it itself.
+        pairs = self.admin("pairs", router)["pairs"]
+        return all(p["state"] == "ready" for p in pairs if {p["prefill"], p["decode"]} <= {*names})
 
     def wait_ready(self, *names: str, router: str = "router", timeout_s: float = 150) -> float:
         took = wait_until(

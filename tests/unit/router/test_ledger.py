@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from baton.clock import VirtualClock
-from baton.errors import IllegalTransition
+from baton.errors import IllegalTransition, OurFault
 from baton.types import RequestId, WorkerId
 from kvtransfer import HandoffState
 from router import ledger as ledger_module
-from router.ledger import Entry, Ledger
-from router.metrics import RouterMetrics
+from router.ledger import Entry, Ledger, Offer
+from router.observe import RouterMetrics
 
 LEASE_S = 30.0
 KV_BYTES = 4096
@@ -21,7 +21,7 @@ class Book:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.metrics = RouterMetrics()
+        self.metrics = RouterMetrics(process=False)
         self.ledger = Ledger(self.clock, self.metrics)
 
     def entry(self, request_id: str = "r") -> Entry:
@@ -41,9 +41,9 @@ class Book:
         return [handoff.state for handoff in self.ledger.open_handoffs()]
 
     @property
-    def stranded_bytes(self) -> float:
+    def stranded_bytes(self) -> int:
         self.ledger.sweep()
-        return self.sample("baton_handoff_stranded_bytes")
+        return sum(self.ledger.stranded_bytes().values())
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_whole_handoff(book: Book) -> None:
     """Each step shows; at the end nothing is left, and it was counted."""
     entry = book.entry()
     assert book.open == [HandoffState.PLANNED]
-    assert book.sample("baton_handoffs_open") == 1
+    assert book.ledger.open_count == 1
     entry.prefill_sent()
     entry.prefill_answered(prompt_tokens=100, kv_bytes=KV_BYTES, lease_s=LEASE_S)
     assert book.open == [HandoffState.OFFERED]
@@ -67,7 +67,7 @@ def test_a_whole_handoff(book: Book) -> None:
     assert book.open == []
     assert book.ledger.stranded_handoffs() == ()
     assert book.sample("baton_handoffs_total", state="done") == 1
-    assert book.sample("baton_handoffs_open") == 0
+    assert book.ledger.open_count == 0
     assert book.sample("baton_handoff_kv_bytes_total") == KV_BYTES
 
 
@@ -160,3 +160,38 @@ def test_the_book_is_bounded(book: Book, monkeypatch: pytest.MonkeyPatch) -> Non
     kept = [handoff.request_id for handoff in book.ledger.stranded_handoffs()]
     assert kept == ["7", "8", "9", "10", "11"]
     assert book.stranded_bytes == 5 * KV_BYTES
+
+
+def test_released_blocks_are_not_stranded(book: Book) -> None:
+    """What is known to be free is forgotten at once, once, and counted as released."""
+    entry = book.offered()
+    entry.client_gone()
+    assert entry.strands_kv
+    assert entry.lease_expires_s() == book.clock.monotonic_s() + LEASE_S
+    entry.released()
+    entry.released()
+    assert book.stranded_bytes == 0
+    assert not entry.strands_kv
+    assert entry.lease_expires_s() is None
+    assert book.sample("baton_handoffs_reclaimed_total", how="released") == 1
+
+
+def test_a_restarted_worker_holds_nothing(book: Book) -> None:
+    """Another engine has none of the blocks that the one before offered; others keep theirs."""
+    book.offered().client_gone()
+    other = book.ledger.plan(RequestId("r"), WorkerId("p2"), WorkerId("d"))
+    other.prefill_sent()
+    other.prefill_answered(prompt_tokens=1, kv_bytes=7, lease_s=LEASE_S)
+    other.failed("why")
+    book.ledger.restarted(WorkerId("p"))
+    assert book.ledger.stranded_bytes() == {"p2": 7}
+
+
+def test_an_offer_is_taken_once() -> None:
+    """Transfer parameters that are used twice corrupt an answer: there is no second time."""
+    offer = Offer({"remote_block_ids": [1]}, prompt_tokens=3, kv_bytes=5)
+    assert not offer.taken
+    assert offer.take() == {"remote_block_ids": [1]}
+    assert offer.taken
+    with pytest.raises(OurFault, match="twice"):
+        offer.take()
