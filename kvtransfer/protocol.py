@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import msgspec
+
 from baton.errors import IllegalTransition
 from baton.types import RequestId, WorkerId
 
@@ -66,20 +68,17 @@ _OPEN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something that happened to a handoff at ``at_s`` (monotonic seconds of the driver)."""
 
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillSent(Event):
+class PrefillSent(Event, frozen=True):
     """The first leg is on its way to the prefill worker."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillAnswered(Event):
+class PrefillAnswered(Event, frozen=True):
     """Prefill has computed the prompt and offers its blocks; the lease runs from here.
 
     ``prompt_tokens`` is what prefill counted, ``kv_bytes`` what it holds for decode (whole
@@ -103,43 +102,36 @@ class PrefillAnswered(Event):
             raise ValueError(f"lease_s must be positive and finite: {self.lease_s}")
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeSent(Event):
+class DecodeSent(Event, frozen=True):
     """The second leg is about to go to the decode worker; ask before sending, not after."""
 
 
-@dataclass(frozen=True, slots=True)
-class FirstContent(Event):
+class FirstContent(Event, frozen=True):
     """The first content event came from decode, which proves that the pull is over.
 
     An answer that arrives whole is a FirstContent and a Finished at the same moment.
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Finished(Event):
+class Finished(Event, frozen=True):
     """Decode's answer is complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class LegFailed(Event):
+class LegFailed(Event, frozen=True):
     """The leg in progress failed, passed its deadline, or was given up by the router."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseExpired(Event):
+class LeaseExpired(Event, frozen=True):
     """The driver's clock has reached ``lease_expires_s``."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientGone(Event):
+class ClientGone(Event, frozen=True):
     """The client closed its connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlocksReleased(Event):
+class BlocksReleased(Event, frozen=True):
     """It is known that prefill has freed the blocks: notified, aborted through, or restarted."""
 
 
@@ -198,8 +190,7 @@ TRANSITIONS: Mapping[tuple[HandoffState, type[Event]], Transition] = MappingProx
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Handoff:
+class Handoff(msgspec.Struct, frozen=True):
     """One try at handing one request's KV from ``prefill`` to ``decode``.
 
     All times are monotonic seconds of the driver; they mean nothing in another process.
@@ -295,7 +286,7 @@ def advance(handoff: Handoff, event: Event) -> Handoff:
     if transition.strands and handoff.state is HandoffState.ACCEPTED and expires_s is not None:
         expires_s = max(expires_s, event.at_s + lease_s * LEASE_RENEWAL_SHARE)
     reason = (event.reason or "leg failed") if isinstance(event, LegFailed) else transition.reason
-    # In the order of the fields: six of these a request, and ``replace`` takes twice the time.
+    # In the order of the fields: there are six of these a request.
     return Handoff(
         handoff.request_id,
         handoff.prefill,

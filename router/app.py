@@ -5,6 +5,7 @@ use is in ``admin``.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +18,7 @@ from baton import __version__
 from baton.errors import BatonError, InvalidRequest, ModelNotFound
 from baton.types import Role, WorkerId, WorkerRecord, WorkerState
 from router.access import require_token
-from router.api import Endpoint
+from router.api import Endpoint, engine_error
 from router.openapi import describe_hot_endpoints
 from router.report import status_report
 from router.state import RouterState
@@ -27,18 +28,27 @@ _MAX_RECORD_BYTES = 64 * 1024
 _MAX_TTL_S = 60.0
 _NOT_POST = ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"]
 
+AskWhole = Callable[[str], Awaitable[Response]]
+"""Of a process that is one of several: what the whole router answers to a GET of a path."""
 
-def build_app(state: RouterState) -> FastAPI:
-    """The application of the public port."""
+
+def build_app(state: RouterState, whole: AskWhole | None = None) -> FastAPI:
+    """The application of the public port.
+
+    Args:
+        state: this process's.
+        whole: asked for what has to be about all processes, where there are several: connections
+            are dealt out by chance, so that one process's numbers would tell nobody anything.
+    """
     app = FastAPI(
         title="Baton router",
         version=__version__,
         description="OpenAI-compatible front door of disaggregated prefill and decode workers.",
     )
     add_error_handlers(app)
-    add_health_routes(app, state)
+    add_health_routes(app, state, whole)
     _add_openai_routes(app, state)
-    _add_cluster_routes(app, state)
+    _add_cluster_routes(app, state, whole)
     for endpoint in Endpoint:
         # POST never comes here: it is answered before (``router.endpoint``).
         app.add_route(endpoint, _only_post, methods=_NOT_POST, include_in_schema=False)
@@ -70,7 +80,10 @@ def add_error_handlers(app: FastAPI) -> None:
         }.get(error.status_code, str(error.detail))
         body = BatonError(said).to_openai()
         body["error"]["type"] = "invalid_request_error"
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        content = msgspec.json.encode(body)
+        if request.url.path == Endpoint.MESSAGES:
+            content = engine_error(Endpoint.MESSAGES, error.status_code, content)
+        return Response(content, error.status_code, error.headers, "application/json")
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -79,7 +92,9 @@ def add_error_handlers(app: FastAPI) -> None:
         return openai_error(InvalidRequest(f"{where}: {first['msg']}", param=where))
 
 
-def add_health_routes(app: FastAPI, state: RouterState) -> None:
+def add_health_routes(
+    app: FastAPI, state: RouterState, whole: AskWhole | None = None
+) -> None:
     """Health and metrics: on both ports, since whoever probes or scrapes may reach only one."""
 
     @app.get("/healthz", summary="The process is alive", tags=["health"])
@@ -100,6 +115,8 @@ def add_health_routes(app: FastAPI, state: RouterState) -> None:
 
     @app.get("/metrics", summary="Prometheus metrics", tags=["health"])
     async def metrics(request: Request) -> Response:
+        if whole is not None:
+            return await whole("/metrics")
         page, content_type = state.metrics.render(request.headers.get("accept", ""))
         return Response(page, media_type=content_type)
 
@@ -152,7 +169,7 @@ def _model_object(record: WorkerRecord, name: str, parent: str | None) -> dict[s
     }
 
 
-def _add_cluster_routes(app: FastAPI, state: RouterState) -> None:
+def _add_cluster_routes(app: FastAPI, state: RouterState, whole: AskWhole | None) -> None:
     token = state.settings.token
 
     @app.put(
@@ -192,6 +209,8 @@ def _add_cluster_routes(app: FastAPI, state: RouterState) -> None:
     @app.get("/admin/status", summary="Workers, handoffs and profile", tags=["cluster"])
     async def status(request: Request) -> Response:
         require_token(request, token)
+        if whole is not None:
+            return await whole("/admin/status")
         return Response(msgspec.json.encode(status_report(state)), media_type="application/json")
 
 
@@ -203,7 +222,7 @@ async def _read_record(request: Request) -> WorkerRecord:
             raise InvalidRequest(f"A worker record has at most {_MAX_RECORD_BYTES} bytes.")
     try:
         return msgspec.json.decode(bytes(raw), type=WorkerRecord)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"Not a worker record: {error}") from error
 
 

@@ -173,6 +173,8 @@ class Call:
         ends_s: its last moment, on the monotonic clock.
         limited_by_client: whether the client named that moment, not the profile.
         worker_headers: what goes to workers besides our own headers: the trace context.
+        explain: whether the client wants to be told why.
+        traced: whether a span is recorded, which says why.
         chain: hashes of the prompt's prefix, for what workers have cached.
         prefill_usage: what prefill said of the prompt, once it has.
         failed: workers that have failed this request, which gets nothing more from them.
@@ -186,6 +188,7 @@ class Call:
     limited_by_client: bool = False
     worker_headers: Sequence[tuple[str, str]] = ()
     explain: bool = False
+    traced: bool = False
     session: str | None = None
     chain: Chain = ()
     prefill_usage: Usage | None = None

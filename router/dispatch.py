@@ -147,6 +147,7 @@ class Dispatcher:
             answer_tokens=max(1, request.max_new_tokens or 1),
             local_reason=None if request.local_reason is None else str(request.local_reason),
             session=call.session or "",
+            predict=call.explain or call.traced,
         )
 
     async def pass_through(

@@ -248,6 +248,7 @@ class _Generate(_Handler):
                     limited_by_client=limited,
                     worker_headers=span.headers_for_worker(),
                     explain=exchange.header(b"x-baton-explain") == b"1",
+                    traced=span.recording,
                     session=_session(exchange) or session_of(request),
                 )
                 call.chain = state.chain_of(request, base, adapter)

@@ -34,6 +34,7 @@ from router.policy import (
 from router.prefix import Chain, PrefixRouting
 
 _REFRESH_S = 0.5
+_LEARN_EVERY = 8
 _MOST_LEANINGS = 4096
 """One for each model and size of a prompt; far more than there are."""
 
@@ -82,6 +83,7 @@ class WorkerPool:
         self.estimates = Estimates()
         self._bases: dict[str, tuple[str, str]] = {}
         self._tellers: dict[str, WorkerRecord | None] = {}
+        self._measured = 0
         self._leaning: dict[tuple[str, int], bool] = {}
         self._traffic = Traffic(compile_fleet((), rules, self._slots))
         self._listeners: list[Listener] = []
@@ -212,6 +214,8 @@ class WorkerPool:
         self, worker: WorkerRecord, uncached_tokens: int, ahead_tokens: int, seconds: float
     ) -> None:
         """A worker took so long to compute a prompt."""
+        if not self._learns():
+            return
         self.estimates.observe_prefill(
             worker,
             uncached_tokens,
@@ -222,9 +226,17 @@ class WorkerPool:
 
     def pulled(self, pair: Handoff, kv_bytes: int, seconds: float) -> None:
         """A handoff took so long from decode's dispatch to its first content."""
+        if not self._learns():
+            return
         self.estimates.observe_pull(
             pair.prefill, pair.decode, kv_bytes, seconds, self._clock.monotonic_s()
         )
+
+    def _learns(self) -> bool:
+        """Whether this measurement is taken: each one where costs decide, else one in eight, for
+        the predictions in explanations."""
+        self._measured += 1
+        return self._rules.decider == "cost" or self._measured % _LEARN_EVERY == 0
 
     # --- the registry ---
 

@@ -7,7 +7,7 @@ import logging
 
 from baton.clock import Clock
 from router.admin import build_admin_app
-from router.app import build_app
+from router.app import AskWhole, build_app
 from router.endpoint import routes
 from router.state import RouterSettings, RouterState
 from router.wire import HttpServer, WireLimits
@@ -23,16 +23,23 @@ class RouterServer:
     Args:
         settings: what it is told.
         clock: for durations and leases.
+        whole: see ``build_app``; None for a router of one process.
     """
 
-    def __init__(self, settings: RouterSettings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: RouterSettings,
+        *,
+        clock: Clock | None = None,
+        whole: AskWhole | None = None,
+    ) -> None:
         self.settings = settings
         self.state = RouterState(settings, clock=clock)
         limits = settings.profile.spec.limits
         write_s = settings.profile.spec.deadlines.idle_s
         self.public = HttpServer(
             routes(self.state),
-            build_app(self.state),
+            build_app(self.state, whole),
             WireLimits(
                 header_bytes=limits.header_bytes, connections=limits.connections, write_s=write_s
             ),

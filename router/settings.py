@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from profiles import ServingProfile, Transport
@@ -58,15 +59,16 @@ def routing_rules(profile: ServingProfile) -> RoutingRules:
     )
 
 
-def flow_rules(profile: ServingProfile) -> FlowRules:
-    """The profile's choices for ``router.flow``."""
+def flow_rules(profile: ServingProfile, share: float = 1.0) -> FlowRules:
+    """The profile's choices for ``router.flow``; bounds on requests are the whole router's, of
+    which a process that is one of several takes its share."""
     flow = profile.spec.flow
     return FlowRules(
-        queue=flow.queue,
+        queue=math.ceil(flow.queue * share),
         queue_ttl_s=flow.queue_ttl_s,
         slots_factor=flow.slots_factor,
         worker_wait_s=flow.worker_wait_s,
-        in_flight=profile.spec.limits.in_flight,
+        in_flight=math.ceil(profile.spec.limits.in_flight * share),
     )
 
 

@@ -31,6 +31,7 @@ from tokenizers import Tokenizer
 from baton.errors import ModelError
 from router.api import Endpoint, GenerateRequest, as_chat
 from router.chat_template import ChatTemplate
+from router.plain_chats import PlainChats
 from router.policy import TokenBounds
 from router.tokenizer_files import (
     add_missing_specials,
@@ -76,6 +77,8 @@ class PromptCounter:
         self._specials = tokenizer.num_special_tokens_to_add(False)
         self.text_doubt = text_doubt
         self.chat_doubt = chat_doubt or text_doubt
+        known = template is not None and self.chat_doubt is None
+        self._plain = PlainChats.of(template) if known and template is not None else None
 
     @classmethod
     def from_folder(
@@ -156,6 +159,9 @@ class PromptCounter:
 
         The tokenizer runs only if the length in bytes does not say. None: ask an engine.
         """
+        bounds = self._plain_bounds(request)
+        if bounds is not None and bounds.decides(threshold):
+            return bounds
         prompt = self._prompt(request)
         if isinstance(prompt, int):
             return TokenBounds(prompt, prompt)
@@ -164,6 +170,21 @@ class PromptCounter:
             return bounds
         tokens = self._count(prompt)
         return None if tokens is None else TokenBounds(tokens, tokens)
+
+    def _plain_bounds(self, request: GenerateRequest) -> TokenBounds | None:
+        """Of a chat that its messages alone shape, without a rendering; else None."""
+        plain, body = self._plain, request.body
+        if plain is None or self._longest is None or request.endpoint is not Endpoint.CHAT:
+            return None
+        if not _SHAPES_CHAT.isdisjoint(body):
+            return None
+        size = plain.text_bytes(body)
+        if size is None:
+            return None
+        # A normalizer leaves the length alone of what is normal already, as ASCII is.
+        if self._needs_nfc and not all(m["content"].isascii() for m in body["messages"]):
+            return None
+        return TokenBounds(max(1, -(-size[0] // self._longest)), size[1] + self._specials)
 
     def _bounds(self, prompt: _Text | None) -> TokenBounds | None:
         if prompt is None or self._longest is None:
@@ -251,6 +272,18 @@ _PROMPT_CHANGERS: Final = (
 )
 # Any value but null: the template gets, or is, something that this counter does not model.
 _CHAT_CHANGERS: Final = ("tools", "documents", "chat_template", "reasoning_effort")
+# Fields with which a chat is more than its messages, whatever they hold.
+_SHAPES_CHAT: Final = frozenset(
+    (
+        *_PROMPT_CHANGERS,
+        *_CHAT_CHANGERS,
+        "add_generation_prompt",
+        "add_special_tokens",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "tool_choice",
+    )
+)
 # Arguments of apply_chat_template: as template variables they would be something else.
 _NOT_VARIABLES: Final = frozenset(
     {

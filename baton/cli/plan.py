@@ -13,6 +13,7 @@ from pathlib import Path
 
 from baton.cli.ports import PortPicker
 from baton.errors import SettingsError
+from baton.settings import ADMIN_PORT
 from baton.types import Role
 from profiles import PoolSpec, ServingProfile, with_overrides
 
@@ -21,6 +22,8 @@ WORKER_HOST = "127.0.0.1"
 
 _KEPT = frozenset(
     {
+        "BATON_ADMIN_TOKEN",
+        "BATON_ADMIN_TOKEN_FILE",
         "BATON_CLUSTER_TOKEN",
         "BATON_CLUSTER_TOKEN_FILE",
         "BATON_DEVICE",
@@ -122,9 +125,10 @@ class WorkerSeat:
 
 @dataclass(frozen=True, slots=True)
 class Seating:
-    """Where everybody sits: the router's port and the workers' seats."""
+    """Where everybody sits: the router's two ports and the workers' seats."""
 
     port: int
+    admin_port: int
     workers: tuple[WorkerSeat, ...]
 
 
@@ -134,12 +138,14 @@ def seat(wish: Wish, picker: PortPicker, *, defaults: tuple[int, int, int]) -> S
     Args:
         wish: what was asked for.
         picker: finds free ports.
-        defaults: ports of the router, the first worker and the first side channel.
+        defaults: ports of the router, the first worker and the first side channel; the admin API's
+            is looked for from ``ADMIN_PORT`` on.
 
     Raises:
         SettingsError: a port asked for is taken, or the GPUs do not suffice.
     """
     port = _pick(picker, "the router", wish.host, wish.port, defaults[0], "--port")
+    admin_port = _pick(picker, "its admin API", WORKER_HOST, None, ADMIN_PORT, "--port")
     wanted = [
         (f"{role}-{number}", role, pool)
         for role, pool in wish.profile.spec.pools.by_role.items()
@@ -155,7 +161,7 @@ def seat(wish: Wish, picker: PortPicker, *, defaults: tuple[int, int, int]) -> S
             picker, f"the side channel of {name}", "--side-channel-port", pool.tensor_parallel
         )
         seats.append(WorkerSeat(name, role, http_port, side_port, gpus[name]))
-    return Seating(port, tuple(seats))
+    return Seating(port, admin_port, tuple(seats))
 
 
 def _pick(
@@ -244,6 +250,7 @@ def make_plan(
             *common,
             *("--host", wish.host),
             *("--port", str(seating.port)),
+            *("--admin-port", str(seating.admin_port)),
             *("--store", "memory://"),
         ),
         env=env,

@@ -94,13 +94,13 @@ def prefill_queue(query: Query, seat: Seat) -> int:
     return query.fleet.everyone & ~query.snapshot.traffic.full_queues
 
 
-HARD: dict[str, Filter] = {
-    "role": role,
-    "model": model,
-    "health": health,
-    "breaker": breaker,
-    "avoid": avoid,
-}
+STANDING: dict[str, Filter] = {"role": role, "model": model, "health": health}
+"""The hard ones that say the same of a name and a seat for as long as a fleet lasts."""
+
+MOMENTARY: dict[str, Filter] = {"breaker": breaker, "avoid": avoid}
+"""The hard ones that may say something else of each request."""
+
+HARD: dict[str, Filter] = STANDING | MOMENTARY
 
 SOFT: dict[str, Filter] = {
     "limits": limits,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from baton.types import KvGeometry, Role, WorkerId, WorkerRecord, WorkerState
 from kvtransfer import differences
@@ -71,6 +71,8 @@ class Fleet:
         request_scorers: those of them that ask the request, with their weights.
         among_scorers: those that ask who else is a candidate.
         totals: by slot, the weighted sum of the scores that records alone give.
+        standing_able: filled as names are asked for: by name and seat, who passes
+            ``filters.STANDING``. Bounded by the names that there are.
     """
 
     rules: RoutingRules
@@ -89,6 +91,7 @@ class Fleet:
     request_scorers: tuple[tuple[float, RequestScore], ...]
     among_scorers: tuple[tuple[float, AmongScore], ...]
     totals: list[float]
+    standing_able: dict[tuple[str, Seat], int] = field(default_factory=dict)
 
     def at_least(self, tokens: int) -> int:
         """The workers that take ``tokens`` tokens of prompt and answer."""

@@ -182,8 +182,11 @@ class _Case:
         return self._query.record(self._local).model, bucket
 
     def known(self, pair: tuple[int, int] | None) -> Prediction | None:
-        """What was predicted for the decision, else what can be said of the way taken."""
-        return self._predicted or self._query.predict(self._local, pair)
+        """What was predicted for the decision, else what can be said of the way taken if somebody
+        wants to know."""
+        if self._predicted is None and self._query.ask.predict:
+            return self._query.predict(self._local, pair)
+        return self._predicted
 
     def lean(self, verdict: Verdict) -> Lean | None:
         if verdict.bucket is None:
@@ -206,7 +209,7 @@ def _whole(query: Query, reason: str) -> Local | Refuse:
         query.ask.prompt_tokens,
         query.uncached(slot),
         "",
-        query.predict(slot, None),
+        query.predict(slot, None) if query.ask.predict else None,
     )
 
 

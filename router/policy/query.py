@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from baton.types import WorkerId, WorkerRecord
 from kvtransfer import kv_bytes
 from router.policy.bits import mask_of, slots_of
-from router.policy.filters import HARD, SOFT, Seat
+from router.policy.filters import MOMENTARY, SOFT, STANDING, Seat
 from router.policy.fleet import Fleet, Name
 from router.policy.pickers import PICKERS
 from router.policy.rules import RoutingRules
@@ -70,12 +70,24 @@ class Query:
         """Who passes all hard filters."""
         mask = self._hard.get(seat)
         if mask is None:
-            mask = self.fleet.everyone
-            for passes in HARD.values():
-                mask &= passes(self, seat)
-                if not mask:
-                    break
+            mask = self._standing(seat)
+            if self.snapshot.closed or self.ask.avoid:
+                for passes in MOMENTARY.values():
+                    mask &= passes(self, seat)
             self._hard[seat] = mask
+        return mask
+
+    def _standing(self, seat: Seat) -> int:
+        """Who passes the filters that do not change while the fleet lasts; kept with it."""
+        if self.name is None:
+            return 0
+        known = self.fleet.standing_able
+        mask = known.get((self.ask.model, seat))
+        if mask is None:
+            mask = self.fleet.everyone
+            for passes in STANDING.values():
+                mask &= passes(self, seat)
+            known[self.ask.model, seat] = mask
         return mask
 
     def soft(self, name: str, seat: Seat, among: int) -> int:

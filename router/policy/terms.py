@@ -98,6 +98,8 @@ class Ask(msgspec.Struct, frozen=True):
         local_reason: why a handoff could not carry it, or None.
         session: what its requests have in common (a session id, a user), or empty.
         avoid: workers that failed this request; none of them gets it again.
+        predict: whether somebody wants to know what either way would take although the decider
+            does not ask; it costs a fifth of the decision.
     """
 
     model: str
@@ -106,6 +108,7 @@ class Ask(msgspec.Struct, frozen=True):
     local_reason: str | None = None
     session: str = ""
     avoid: frozenset[WorkerId] = frozenset()
+    predict: bool = False
 
 
 class Prediction(msgspec.Struct, frozen=True):

@@ -196,7 +196,7 @@ class Stack:
         return None
 
     def is_ready(self, *names: str, router: str = "router") -> bool:
-        """Whether the router counts all of these, and the pairs among them, as ready."""
+        """Whether the router counts all of these as ready, and their pairs with ready workers."""
         for name in names:
             server = self.servers[name]
             assert server.process.poll() is None, f"{name} ended:\n{server.text()[-3000:]}"
@@ -208,7 +208,13 @@ class Stack:
             return False
         # A router uses a pair only once it has checked it itself.
         pairs = self.admin("pairs", router)["pairs"]
-        return all(p["state"] == "ready" for p in pairs if {p["prefill"], p["decode"]} <= {*names})
+        return all(
+            pair["state"] == "ready"
+            for pair in pairs
+            if {pair["prefill"], pair["decode"]} & {*names}
+            and states.get(pair["prefill"])
+            and states.get(pair["decode"])
+        )
 
     def wait_ready(self, *names: str, router: str = "router", timeout_s: float = 150) -> float:
         took = wait_until(

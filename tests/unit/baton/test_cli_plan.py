@@ -57,10 +57,11 @@ def flags(argv: tuple[str, ...]) -> dict[str, str]:
 
 
 def test_default_ports_when_all_are_free() -> None:
-    """8000 for the router, workers from 8100, side channels from 5600; nothing to tell."""
+    """8000 for the router, 8001 for its admin API, workers from 8100, side channels from 5600;
+    nothing to tell."""
     picker = picker_with()
     seating = seat(wish_for("disaggregated"), picker, defaults=DEFAULTS)
-    assert seating.port == 8000
+    assert (seating.port, seating.admin_port) == (8000, 8001)
     assert [
         (worker.name, worker.role, worker.port, worker.side_channel_port)
         for worker in seating.workers
@@ -76,10 +77,11 @@ def test_default_ports_move_up_and_say_so() -> None:
     """Each taken one is passed over, for all that come after it too."""
     picker = picker_with(8000, 8001, 8100, 8102)
     seating = seat(wish_for("disaggregated"), picker, defaults=DEFAULTS)
-    assert seating.port == 8002
+    assert (seating.port, seating.admin_port) == (8002, 8003)
     assert [worker.port for worker in seating.workers] == [8101, 8103, 8104]
     assert picker.moves == [
         "port 8000 is taken, so the router uses 8002",
+        "port 8001 is taken, so its admin API uses 8003",
         "port 8100 is taken, so prefill-1 uses 8101",
         "port 8102 is taken, so decode-1 uses 8103",
     ]

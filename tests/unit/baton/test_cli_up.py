@@ -172,7 +172,7 @@ def test_the_profile_that_fits_the_machine(
 def test_the_demo_model_keeps_its_name(tmp_path: Path) -> None:
     """Though children get a folder, clients ask for "demo"."""
     wish = up.make_wish(options_for(tmp_path), {})
-    seating = Seating(8000, (WorkerSeat("decode-1", Role.DECODE, 8100, 5600),))
+    seating = Seating(8000, 8001, (WorkerSeat("decode-1", Role.DECODE, 8100, 5600),))
     plan = make_plan(wish, seating, tmp_path / "demo-0123", {})
     assert "demo" in plan.router.argv
     assert wish.profile.served_name == "demo"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import itertools
 import math
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,7 +147,7 @@ def test_every_state_with_every_event(state: HandoffState, event: type[Event]) -
     assert handoff.state is state
     assert not handoff.stranded
     at_s = moment(handoff, event)
-    before = dataclasses.asdict(handoff)
+    before = msgspec.structs.asdict(handoff)
     if (state, event) in LEGAL:
         after = advance(handoff, make(event, at_s))
         assert (after.state, after.stranded) == LEGAL[state, event]
@@ -157,7 +157,7 @@ def test_every_state_with_every_event(state: HandoffState, event: type[Event]) -
             advance(handoff, make(event, at_s))
         for word in (state.name, event.__name__, "r-1"):
             assert word in caught.value.message
-    assert dataclasses.asdict(handoff) == before
+    assert msgspec.structs.asdict(handoff) == before
 
 
 @pytest.mark.parametrize("state", list(STRANDED_ROUTES), ids=lambda state: state.name)

@@ -296,14 +296,18 @@ def test_too_little_is_known(samples: int, now_s: float) -> None:
 
 
 def test_the_threshold_predicts_what_it_takes() -> None:
-    """Also where cost does not decide, the way taken carries what it is thought to take."""
+    """Where cost does not decide, the way taken carries what it is thought to take, for those who
+    want to know."""
     views = [view("p"), view("d")]
     base = Snapshot.of(views, rules())
     snapshot = Snapshot(base.traffic, estimates=measured(*views), now_s=20.0)
-    handoff = plan(ask(500), snapshot, random.Random(1))
-    local = plan(ask(50), snapshot, random.Random(1))
+    handoff = plan(ask(500, predict=True), snapshot, random.Random(1))
+    local = plan(ask(50, predict=True), snapshot, random.Random(1))
     assert isinstance(handoff, Handoff)
     assert isinstance(local, Local)
+    silent = plan(ask(500), snapshot, random.Random(1))
+    assert isinstance(silent, Handoff)
+    assert silent.predicted is None
     assert handoff.predicted is not None
     assert handoff.predicted.remote_s is not None
     assert local.predicted is not None
@@ -319,9 +323,9 @@ def test_a_new_pair_moves_at_its_own_bandwidth() -> None:
     fleet = compile_fleet([v.record for v in new], rules(), slots)
     book = PairBook(slots)
     snapshot = Snapshot(Traffic(fleet), pairs=book, estimates=measured(*old), now_s=20.0)
-    before = plan(ask(1024), snapshot, random.Random(1))
+    before = plan(ask(1024, predict=True), snapshot, random.Random(1))
     book.put(WorkerId("p2"), WorkerId("d2"), PairView(True, "", 1e6))
-    after = plan(ask(1024), snapshot, random.Random(1))
+    after = plan(ask(1024, predict=True), snapshot, random.Random(1))
     for decision, move_s in ((before, 512 * 1024 * BYTE_S), (after, 512 * 1024 / 1e6)):
         assert isinstance(decision, Handoff)
         assert decision.predicted is not None
