@@ -24,13 +24,9 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of the machine."""
 
-    def monotonic_s(self) -> float:
-        """``time.monotonic``."""
-        return time.monotonic()
-
-    def wall_s(self) -> float:
-        """``time.time``."""
-        return time.time()
+    # The functions themselves: a router looks at the clock two dozen times a request.
+    monotonic_s = staticmethod(time.monotonic)
+    wall_s = staticmethod(time.time)
 
 
 class VirtualClock:

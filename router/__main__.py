@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
+from starlette.responses import Response
 
 from baton.clock import SystemClock
 from baton.errors import BatonError, SettingsError
@@ -33,6 +34,9 @@ from baton.settings import ADMIN_PORT, ROUTER_PORT, default_home
 from baton.store import open_store
 from baton.telemetry import configure_logging, hide
 from profiles import resolve_profile, with_overrides
+from router.garbage import calm_collector
+from router.parent import ParentServer, check_shared, say_as_is, say_plainly
+from router.processes import NotStarted, Parent, Place, take_place
 from router.server import RouterServer
 from router.settings import RouterSettings
 from router.tenants import open_source
@@ -93,6 +97,16 @@ def main(
             help="Share of requests that are traced where the client does not say.",
         ),
     ] = 0.01,
+    workers: Annotated[
+        int,
+        typer.Option(
+            envvar="BATON_ROUTER_WORKERS",
+            min=1,
+            max=64,
+            help="Processes that serve the port together. More than one need --store redis://...; "
+            "limits are shared out among them.",
+        ),
+    ] = 1,
     access_log: Annotated[
         bool,
         typer.Option(
@@ -108,6 +122,7 @@ def main(
     """Starts one router: the OpenAI endpoint in front of prefill and decode workers."""
     die_with_parent(signal.SIGTERM)
     try:
+        place = take_place(os.environ)
         configure_logging(log_level, log_format, access=access_log)
         folder = home.expanduser().resolve() if home else default_home(os.environ)
         settings = _settings(
@@ -117,18 +132,36 @@ def main(
                     resolve_profile(profile), model_source=model, served_name=served_name
                 ),
                 token=cluster_token(folder, os.environ),
-                admin_token=admin_token(folder, os.environ) if admin_port else "",
+                admin_token=_admin_token(folder, admin_port, place),
                 store_url=store,
                 tenants=tenants,
                 otlp_endpoint=otlp_endpoint,
                 trace_ratio=trace_ratio,
+                share=1.0 if place is None else 1.0 / place.of,
             ),
         )
+        if workers > 1:
+            check_shared(settings, workers)
     except BatonError as error:
         log.error("%s", error.message)
         sys.exit(_BAD_SETTINGS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_serve(settings, (host, port), (admin_host, admin_port))))
+        public, admin = (host, port), (admin_host, admin_port)
+        if place is not None:
+            sys.exit(runner.run(_serve_as_one_of_several(settings, public, place)))
+        if workers > 1:
+            parent = ParentServer(
+                settings, workers, say=say_as_is if log_format == "json" else say_plainly
+            )
+            sys.exit(runner.run(_serve_with_several(parent, public, admin)))
+        sys.exit(runner.run(_serve(settings, public, admin)))
+
+
+def _admin_token(folder: Path, admin_port: int, place: Place | None) -> str:
+    if place is not None:
+        # Its admin API is for its parent only, which checks the operators' token.
+        return place.token
+    return admin_token(folder, os.environ) if admin_port else ""
 
 
 def _settings(folder: Path, settings: RouterSettings) -> RouterSettings:
@@ -153,12 +186,13 @@ def _settings(folder: Path, settings: RouterSettings) -> RouterSettings:
 
 async def _serve(settings: RouterSettings, public: tuple[str, int], admin: tuple[str, int]) -> int:
     server = RouterServer(settings)
-    with _stop_signals(server) as stop:
+    with _stop_signals(server.hurry) as stop:
         try:
             await server.start(*public, admin_host=admin[0], admin_port=admin[1])
         except (OSError, BatonError) as error:
             log.error("the router cannot start: %s", error)
             return _NOT_STARTED
+        calm_collector()
         log.info("serving on %s", server.url)
         if server.admin is not None:
             log.info("admin API on %s", server.admin.url)
@@ -168,15 +202,52 @@ async def _serve(settings: RouterSettings, public: tuple[str, int], admin: tuple
     return 0
 
 
+async def _serve_as_one_of_several(
+    settings: RouterSettings, public: tuple[str, int], place: Place
+) -> int:
+    parent = Parent(place)
+
+    async def whole(path: str) -> Response:
+        reply = await parent.fetch(path)
+        return Response(reply.body, reply.status, media_type=reply.content_type)
+
+    server = RouterServer(settings, whole=whole)
+    with _stop_signals(server.hurry) as stop:
+        try:
+            await server.start(*public, reuse_port=True)
+            assert server.admin is not None
+            calm_collector()
+            await parent.announce(server.admin.url)
+        except (OSError, BatonError) as error:
+            # What listens already ends with the process.
+            log.error("process %d cannot start: %s", place.number, error)
+            return _NOT_STARTED
+        await stop.wait()
+        await server.stop(drain_s=settings.profile.spec.limits.drain_s)
+    return 0
+
+
+async def _serve_with_several(
+    parent: ParentServer, public: tuple[str, int], admin: tuple[str, int]
+) -> int:
+    with _stop_signals(parent.hurry) as stop:
+        try:
+            await parent.run(public, admin, stop)
+        except (OSError, NotStarted) as error:
+            log.error("the router cannot start: %s", error)
+            return error.status if isinstance(error, NotStarted) else _NOT_STARTED
+    return 0
+
+
 @contextlib.contextmanager
-def _stop_signals(server: RouterServer) -> Iterator[asyncio.Event]:
+def _stop_signals(hurry: Callable[[], None]) -> Iterator[asyncio.Event]:
     """An event that the first SIGTERM or SIGINT sets; a second one does not wait for requests."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            server.hurry()
+            hurry()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from baton.clock import Clock
 from baton.errors import (
@@ -25,7 +25,7 @@ from baton.errors import (
 from baton.types import RequestId, WorkerRecord
 from profiles import ServingProfile
 from router import sse
-from router.api import correct_whole, engine_error, usage_of
+from router.api import Dialect, correct_whole, engine_error, usage_of
 from router.call import Call, LegFault
 from router.ledger import Entry
 from router.observe import ItlRecorder, RouterMetrics
@@ -135,7 +135,7 @@ class Answerer:
         on_first: Callable[[], None],
     ) -> None:
         timeout_s = call.left_s(self._clock.monotonic_s(), self._deadlines.total_s)
-        with self._watches.over(worker, prefill):
+        with self._watches.over(worker, prefill, call.task):
             answer = await self._upstream.ask(
                 worker,
                 call.request.endpoint,
@@ -198,7 +198,7 @@ class Answerer:
         began_s = self._clock.monotonic_s()
         first_s = call.left_s(began_s, self._deadlines.first_token_s)
         request = call.request
-        with self._watches.over(worker, prefill) as watch:
+        with self._watches.over(worker, prefill, call.task) as watch:
             async with self._upstream.open(
                 worker,
                 request.endpoint,
@@ -311,21 +311,23 @@ class _Passing:
     """What happens to each chunk of a stream after its first content: as little as can be."""
 
     __slots__ = ("_before", "_call", "_clock", "_corrects", "_dialect", "_events", "_itl", "_write",
-                 "chunks", "last")  # fmt: skip
+                 "borders", "last")  # fmt: skip
 
     def __init__(
         self, call: Call, events: sse.EventBuffer, clock: Clock, *, corrects: bool
     ) -> None:
+        usage = call.prefill_usage if corrects else None
         self._call = call
         self._events = events
         self._dialect = call.request.endpoint.dialect
         self._itl = ItlRecorder()
         self._clock = clock
-        self._write = call.reply.write
-        self._corrects = call.prefill_usage if corrects else None
+        self._write = call.reply.writer
+        told = usage is not None and (usage.cached_tokens, usage.created_tokens) != (None, None)
+        self._corrects = usage if told else None
         self._before = b""
         self.last = b""
-        self.chunks = 0
+        self.borders = 0
 
     def feed(self, data: bytes) -> None:
         """Bytes of the worker."""
@@ -336,10 +338,11 @@ class _Passing:
     def take(self, whole: bytes) -> None:
         """Whole events go to the client; the last two pieces are kept for the end's sake."""
         self._itl.tick(self._clock.monotonic_s())
-        self.chunks += sse.count_events(whole, self._dialect)
+        self.borders += whole.count(b"\n\n")
         if self._corrects is not None:
             whole = sse.correct_events(self._dialect, whole, self._corrects)
-        self._before, self.last = self.last, whole
+        self._before = self.last
+        self.last = whole
         self._write(whole)
 
     @property
@@ -352,8 +355,12 @@ class _Passing:
         """Writes down what the stream was."""
         trail, tail = self._call.trail, self._before + self.last
         trail.usage = sse.usage_in_tail(self._dialect, tail)
-        trail.events = self.chunks
+        # Without usage, the events stand for tokens: all but those that are none, roughly.
+        trail.events = max(1, self.borders - _NOT_TOKENS[self._dialect])
         if not trail.error and sse.has_error(tail, self._dialect):
             trail.error = "the engine gave up in the middle"
-        tokens = self.chunks if trail.usage is None else trail.usage.output_tokens
-        metrics.stream_done(trail.path, self._itl, tokens)
+        metrics.stream_done(trail.path, self._itl, trail.output_tokens)
+
+
+_NOT_TOKENS: Final = {Dialect.OPENAI: 1, Dialect.RESPONSES: 8, Dialect.MESSAGES: 5}
+"""Events of a stream that stand for no token: its frame, as each API draws it."""

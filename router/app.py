@@ -92,9 +92,7 @@ def add_error_handlers(app: FastAPI) -> None:
         return openai_error(InvalidRequest(f"{where}: {first['msg']}", param=where))
 
 
-def add_health_routes(
-    app: FastAPI, state: RouterState, whole: AskWhole | None = None
-) -> None:
+def add_health_routes(app: FastAPI, state: RouterState, whole: AskWhole | None = None) -> None:
     """Health and metrics: on both ports, since whoever probes or scrapes may reach only one."""
 
     @app.get("/healthz", summary="The process is alive", tags=["health"])

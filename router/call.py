@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -34,6 +35,11 @@ class Reply(Protocol):
 
     def write(self, data: bytes) -> None:
         """A part of the body."""
+        ...
+
+    @property
+    def writer(self) -> Callable[[bytes], None]:
+        """What ``write`` does, without the detour."""
         ...
 
     def end(self, data: bytes = b"") -> None:
@@ -171,6 +177,7 @@ class Call:
 
     Attributes:
         ends_s: its last moment, on the monotonic clock.
+        task: the one that serves it.
         limited_by_client: whether the client named that moment, not the profile.
         worker_headers: what goes to workers besides our own headers: the trace context.
         explain: whether the client wants to be told why.
@@ -185,6 +192,7 @@ class Call:
     reply: Reply
     trail: Trail
     ends_s: float
+    task: asyncio.Task[None] | None = None
     limited_by_client: bool = False
     worker_headers: Sequence[tuple[str, str]] = ()
     explain: bool = False

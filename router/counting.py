@@ -204,7 +204,7 @@ class Counting:
             if answer.status != 200:
                 return None
             count = msgspec.json.decode(answer.body)[question.field]
-        except (BatonError, msgspec.DecodeError, KeyError, TypeError):
+        except (BatonError, msgspec.DecodeError, ValueError, KeyError, TypeError):
             return None
         return TokenBounds(count, count) if isinstance(count, int) and count >= 0 else None
 

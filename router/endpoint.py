@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -50,7 +50,8 @@ _GONE: Final = 499
 def routes(state: RouterState) -> dict[tuple[str, str], Handler]:
     """The handlers of the hot endpoints, by method and path."""
     generating = {("POST", str(e)): _Generate(e, state).serve for e in GENERATING}
-    passed = {("POST", str(e)): _PassThrough(e, state).serve for e in PASSED_THROUGH}
+    room = _Room(state)
+    passed = {("POST", str(e)): _PassThrough(e, state, room).serve for e in PASSED_THROUGH}
     return {**generating, **passed}
 
 
@@ -83,6 +84,8 @@ class _Handler:
             await self._answer(exchange, body, tenant, request_id, reply, trail, span)
         except ClientGone:
             trail.status = _GONE
+            # One whose body took too long is still there.
+            reply.cut()
         except asyncio.CancelledError:
             trail.status = _GONE
             raise
@@ -245,6 +248,7 @@ class _Generate(_Handler):
                     reply=reply,
                     trail=trail,
                     ends_s=ends_s,
+                    task=exchange.task,
                     limited_by_client=limited,
                     worker_headers=span.headers_for_worker(),
                     explain=exchange.header(b"x-baton-explain") == b"1",
@@ -258,8 +262,31 @@ class _Generate(_Handler):
                 place.release(used)
 
 
+class _Room:
+    """The bound on requests, for those that do not pass the gate. Whose body is still on its way
+    is not counted: slow clients must not shut the others out."""
+
+    __slots__ = ("_count", "_gate")
+
+    def __init__(self, state: RouterState) -> None:
+        self._gate = state.gate
+        self._count = 0
+
+    def __enter__(self) -> None:
+        if self._gate.held + self._count >= self._gate.rules.in_flight:
+            raise TooManyRequests("This router holds as many requests as it may.")
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+
+
 class _PassThrough(_Handler):
     """An endpoint that one worker answers as it is."""
+
+    def __init__(self, endpoint: Endpoint, state: RouterState, room: _Room) -> None:
+        super().__init__(endpoint, state)
+        self._room = room
 
     async def _answer(
         self,
@@ -275,9 +302,7 @@ class _PassThrough(_Handler):
         request = parse_passthrough(self._endpoint, body)
         require_model(tenant, request.model)
         ends_s, _ = self._deadline_s(exchange, trail.began_s)
-        if state.in_flight > state.profile.spec.limits.in_flight:
-            raise TooManyRequests("This router holds as many requests as it may.")
-        with _Allowance(state, tenant, len(body) // _BYTES_PER_TOKEN) as allowance:
+        with self._room, _Allowance(state, tenant, len(body) // _BYTES_PER_TOKEN) as allowance:
             reply.extra = allowance.headers
             await state.dispatcher.pass_through(request, request_id, reply, trail, ends_s)
 
@@ -341,6 +366,11 @@ class _Reply:
     def write(self, data: bytes) -> None:
         """See ``Exchange.write``."""
         self._exchange.write(data)
+
+    @property
+    def writer(self) -> Callable[[bytes], None]:
+        """``Exchange.write`` itself."""
+        return self._exchange.write
 
     def end(self, data: bytes = b"") -> None:
         """See ``Exchange.end``."""

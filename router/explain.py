@@ -23,7 +23,7 @@ class _NoReply:
     def _never(self, *_: Any, **__: Any) -> None:
         raise OurFault("an explanation sends nothing to a client")
 
-    start = write = end = reply = on_congestion = _never
+    start = write = end = reply = on_congestion = writer = _never
 
 
 async def explain_request(state: RouterState, endpoint: Endpoint, body: bytes) -> dict[str, Any]:

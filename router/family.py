@@ -149,9 +149,7 @@ class Family:
             raise Overload("No process of this router serves now.", retry_after_s=1.0)
         return members
 
-    async def _ask(
-        self, member: Member, method: str, path: str, body: bytes = b""
-    ) -> Reply | None:
+    async def _ask(self, member: Member, method: str, path: str, body: bytes = b"") -> Reply | None:
         if member.url is None:
             return None
         return await ask(self._http, method, member.url + path, self._token, body=body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from baton.clock import Clock
@@ -27,7 +27,7 @@ class Ledger:
 
     def __init__(self, clock: Clock, metrics: RouterMetrics) -> None:
         self._clock = clock
-        self._metrics = metrics
+        self.metrics = metrics
         self._open: dict[int, Handoff] = {}
         self._stranded: dict[int, Handoff] = {}
         self._keys = itertools.count(1)
@@ -38,7 +38,7 @@ class Ledger:
         self._open[key] = protocol.plan(
             request_id, prefill=prefill, decode=decode, at_s=self._clock.monotonic_s()
         )
-        return Entry(self, key)
+        return Entry(self, key, self._clock.monotonic_s)
 
     def open_handoffs(self) -> tuple[Handoff, ...]:
         """Those in progress."""
@@ -107,7 +107,7 @@ class Ledger:
 
     def _close(self, key: int, handoff: Handoff) -> None:
         del self._open[key]
-        self._metrics.handoff_ended(handoff.state)
+        self.metrics.handoff_ended(handoff.state)
         if handoff.stranded:
             if len(self._stranded) >= _MOST_STRANDED:
                 self._stranded.pop(next(iter(self._stranded)))
@@ -115,7 +115,7 @@ class Ledger:
 
     def _reclaim(self, key: int, event: Event, how: str) -> None:
         protocol.advance(self._stranded.pop(key), event)
-        self._metrics.handoff_reclaimed(how)
+        self.metrics.handoff_reclaimed(how)
 
 
 class Offer:
@@ -153,10 +153,11 @@ class Entry:
     """A handle on one handoff of the ledger. Whoever holds it sees to its end: ``finished``,
     ``failed``, or ``client_gone`` in a ``finally``."""
 
-    __slots__ = ("_ledger", "key")
+    __slots__ = ("_ledger", "_now_s", "key")
 
-    def __init__(self, ledger: Ledger, key: int) -> None:
+    def __init__(self, ledger: Ledger, key: int, now_s: Callable[[], float]) -> None:
         self._ledger = ledger
+        self._now_s = now_s
         self.key = key
 
     def prefill_sent(self) -> None:
@@ -167,7 +168,7 @@ class Entry:
         """Prefill offers blocks; the lease runs."""
         event = protocol.PrefillAnswered(self._now_s(), prompt_tokens, kv_bytes, lease_s)
         self._ledger.advance(self.key, event)
-        self._ledger._metrics.kv_bytes.add((), kv_bytes)
+        self._ledger.metrics.kv_bytes.add((), kv_bytes)
 
     def decode_sent(self) -> None:
         """The second leg goes out.
@@ -218,6 +219,3 @@ class Entry:
     def state(self) -> HandoffState | None:
         """Where it stands while open, else None."""
         return self._ledger.get(self.key).state if self._ledger.is_open(self.key) else None
-
-    def _now_s(self) -> float:
-        return self._ledger._clock.monotonic_s()

@@ -142,7 +142,9 @@ def counts_of(pages: Iterable[str]) -> str:
     Without them the sum would fall when a process dies, and Prometheus, which takes a fall for a
     restart from zero, would report all that the others ever counted as having happened just then.
     """
-    kept = ["".join(block for block in _FAMILIES.split(page) if _GROWS.search(block)) for page in pages]
+    kept = [
+        "".join(block for block in _FAMILIES.split(page) if _GROWS.search(block)) for page in pages
+    ]
     return merge_pages(kept)
 
 
@@ -160,5 +162,3 @@ def _sum_maps(maps: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for key, value in one.items():
             total[key] = total.get(key, 0) + value
     return total
-
-

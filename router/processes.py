@@ -154,9 +154,7 @@ class Parent:
         url = self._place.parent + path
         async with aiohttp.ClientSession() as http:
             # Longer than the parent waits for the others: it can still say who was silent.
-            return await ask(
-                http, method, url, self._place.token, body=body, timeout_s=2 * _ASK_S
-            )
+            return await ask(http, method, url, self._place.token, body=body, timeout_s=2 * _ASK_S)
 
 
 class Member:
@@ -210,7 +208,6 @@ class Processes:
     Args:
         count: how many.
         token: the family's.
-        parent: URL of the parent's own listener on loopback.
         argv: the command, the same for all.
         env: their environment; each one's place is added.
         drain_s: what requests in flight are given at the end.
@@ -225,7 +222,6 @@ class Processes:
         count: int,
         *,
         token: str,
-        parent: str,
         argv: tuple[str, ...],
         env: Mapping[str, str],
         drain_s: float,
@@ -238,7 +234,7 @@ class Processes:
         self.ended = ""
         self.stopping = False
         self._token = token
-        self._parent = parent
+        self._parent = ""
         self._argv = argv
         self._env = env
         self._drain_s = drain_s
@@ -263,13 +259,17 @@ class Processes:
         member.serves.set()
         return True
 
-    async def start(self) -> None:
+    async def start(self, parent: str) -> None:
         """Starts all, and waits until all serve.
+
+        Args:
+            parent: URL at which they can announce themselves.
 
         Raises:
             NotStarted: one ended first, or it took too long. ``stop`` is still needed.
             OSError: the command cannot be run.
         """
+        self._parent = parent
         self._early = early = asyncio.get_running_loop().create_future()
         for member in self.members:
             await self._spawn(member)

@@ -54,9 +54,20 @@ class Watches:
         self._silent_s = silent_s
         self._open: dict[int, Watch] = {}
 
-    def over(self, answering: WorkerRecord, prefill: WorkerRecord | None = None) -> Watch:
-        """A context in which the current task may be told, by a ``PeerFault``, to give up."""
-        return Watch(self._open, answering, prefill)
+    def over(
+        self,
+        answering: WorkerRecord,
+        prefill: WorkerRecord | None = None,
+        task: asyncio.Task[None] | None = None,
+    ) -> Watch:
+        """A context in which the current task may be told, by a ``PeerFault``, to give up.
+
+        Args:
+            answering: who is waited for.
+            prefill: whom it pulls from.
+            task: the current one, where the caller knows it.
+        """
+        return Watch(self._open, answering, prefill, task)
 
     def look(self) -> None:
         """Holds every wait against the registry. To be called when it has been read."""
@@ -89,16 +100,17 @@ class Watches:
             return None
         now = self._records.record(then.id)
         if now is not None and now.engine_id == then.engine_id and now.state in _ANSWERS:
-            watch.beats.clear()
+            watch.beats = None
             return None
         decode = self._records.record(watch.answering.id)
         if decode is None:
             return None
-        watch.beats.add(decode.heartbeat_s)
+        beats = watch.beats = watch.beats or set()
+        beats.add(decode.heartbeat_s)
         # The first is from before prefill fell silent, perhaps.
-        if len(watch.beats) <= _BEATS_TO_JUDGE:
+        if len(beats) <= _BEATS_TO_JUDGE:
             return None
-        watch.beats.clear()
+        watch.beats = None
         if decode.load.waiting == 0:
             return None
         return WorkerTimeout(f"prefill worker {then.id} fell silent before its blocks were pulled")
@@ -114,18 +126,23 @@ class Watch:
     __slots__ = ("_fault", "_open", "_task", "answering", "beats", "prefill", "silent_since_s")
 
     def __init__(
-        self, waits: dict[int, Watch], answering: WorkerRecord, prefill: WorkerRecord | None
+        self,
+        waits: dict[int, Watch],
+        answering: WorkerRecord,
+        prefill: WorkerRecord | None,
+        task: asyncio.Task[None] | None,
     ) -> None:
         self._open = waits
-        self._task: asyncio.Task[object] | None = None
+        self._task = task
         self._fault: BatonError | None = None
         self.answering = answering
         self.prefill = prefill
         self.silent_since_s: float | None = None
-        self.beats: set[float] = set()
+        self.beats: set[float] | None = None
 
     def __enter__(self) -> Watch:
-        self._task = asyncio.current_task()
+        if self._task is None:
+            self._task = asyncio.current_task()
         self._open[id(self)] = self
         return self
 

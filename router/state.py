@@ -83,7 +83,11 @@ class RouterState:
             blocked=lambda: self.care.breakers.blocked_ids,
         )
         self.gate = Gate(
-            flow_rules(profile, settings.share), self.pool.capacity, self.clock, share=settings.share)
+            flow_rules(profile, settings.share),
+            self.pool.capacity,
+            self.clock,
+            share=settings.share,
+        )
         self.watches = Watches(
             self.pool, self.clock, silent_s=min(_LONGEST_SILENCE_S, spec.deadlines.idle_s)
         )

@@ -100,7 +100,9 @@ def _responses_chat(source: dict[str, Any]) -> dict[str, Any] | None:
         messages.append({"role": "user", "content": items})
     elif not all(_add_item(item, messages) for item in items or ()):
         return None
-    body: dict[str, Any] = {"messages": messages}
+    # The engine puts the tokenizer's own special tokens before what the template wrote, which it
+    # does not for chats: most models get their begin twice (build_tok_params in its protocol.py).
+    body: dict[str, Any] = {"messages": messages, "add_special_tokens": True}
     if source.get("tools"):
         tools = [_chat_tool(tool) for tool in source["tools"]]
         if source.get("tool_choice") == "none" or None in tools:

@@ -64,7 +64,7 @@ async def hand_over(
     try:
         params = msgspec.json.decode(prefill_answer)["kv_transfer_params"]
         offered = bool(params["remote_block_ids"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError):
         offered = False
     if not offered:
         raise HandoffUnusable(f"prefill worker {prefill.id} offered no blocks")

@@ -73,7 +73,7 @@ async def _generate(
     try:
         if msgspec.json.decode(answer.body)["usage"]["completion_tokens"] >= 1:
             return None
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError):
         pass
     return "a generation gave no token"
 

@@ -169,7 +169,8 @@ class PrefixIndex:
             else:
                 owned[block] = None
                 holders[block] = holders.get(block, 0) | bit
-        self._trim(slot, owned)
+        if len(owned) > self._share:
+            self._trim(slot, owned)
 
     def _join(self, slot: int) -> OrderedDict[int, None]:
         owned = self._owned[slot] = OrderedDict()

@@ -53,6 +53,7 @@ class Query:
         self.fleet: Fleet = snapshot.fleet
         self.rules: RoutingRules = snapshot.fleet.rules
         self.name: Name | None = snapshot.fleet.names.get(ask.model)
+        snapshot.traffic.settle()
         self._rng = rng
         self._cached: dict[int, int] = {}
         self._session_hash: int | None = None

@@ -24,13 +24,15 @@ class Traffic:
         legs: by worker, legs that are open; no zeros. To be read only.
         prefilling: by worker, uncached prompt tokens in prefill; no zeros. To be read only.
         decode_prefilling: by slot, the same tokens on workers that decode; no zeros.
-        totals: by slot, the weighted sum of all scores that no request changes.
+        totals: by slot, the weighted sum of all scores that no request changes. Like the two
+            others by slot as of the last ``settle``.
         full_queues: workers with ``rules.max_prefill_queue`` requests waiting or more, by their
             own word or by our legs beyond their slots.
     """
 
     __slots__ = (
         "_live",
+        "_stale",
         "decode_prefilling",
         "fleet",
         "full_queues",
@@ -52,6 +54,7 @@ class Traffic:
     def refresh(self, fleet: Fleet) -> None:
         """From now on decisions are about this fleet, and under its rules."""
         self.fleet = fleet
+        self._stale: set[WorkerId] = set()
         self.full_queues = fleet.full_queues
         self.decode_prefilling: dict[int, int] = {}
         self.totals = fleet.totals.copy()
@@ -66,12 +69,20 @@ class Traffic:
     def leg(self, worker_id: WorkerId, change: int) -> None:
         """A leg on the worker begins (1) or has ended (-1)."""
         _count(self.legs, worker_id, change)
-        self._update(worker_id)
+        self._stale.add(worker_id)
 
     def prefill(self, worker_id: WorkerId, tokens: int) -> None:
         """So many uncached prompt tokens are in prefill there now; less than 0 when it is over."""
         _count(self.prefilling, worker_id, tokens)
-        self._update(worker_id)
+        self._stale.add(worker_id)
+
+    def settle(self) -> None:
+        """Brings up to date what follows from legs and prompts; before each decision, for the few
+        workers that had any since the last."""
+        if self._stale:
+            for worker_id in self._stale:
+                self._update(worker_id)
+            self._stale.clear()
 
     def _update(self, worker_id: WorkerId) -> None:
         fleet = self.fleet

@@ -91,9 +91,10 @@ class Reservation:
 class _Account:
     """What one tenant has left."""
 
-    __slots__ = ("concurrency", "requests", "running", "tokens")
+    __slots__ = ("concurrency", "free", "requests", "running", "tokens")
 
     def __init__(self) -> None:
+        self.free = True  # no limit at all
         self.requests: Bucket | None = None
         self.tokens: Bucket | None = None
         self.concurrency: int | None = None
@@ -129,6 +130,9 @@ class Limits:
                 if tenant.concurrency is None
                 else max(1, math.floor(tenant.concurrency * self._share))
             )
+            account.free = (
+                account.requests is None and account.tokens is None and account.concurrency is None
+            )
 
     def reserve(self, tenant: Tenant, tokens: float, now_s: float) -> Reservation:
         """Takes one request and an estimate of its tokens, all or nothing.
@@ -143,6 +147,9 @@ class Limits:
         if account is None:
             # Without keys there is one tenant, without limits, that nobody configured.
             account = self._accounts[tenant.name] = _Account()
+        if account.free:
+            account.running += 1
+            return Reservation(account, tokens)
         if account.concurrency is not None and account.running >= account.concurrency:
             raise TooManyRequests(
                 f"Limit reached for {tenant.name}: {account.concurrency} requests at a time.",
@@ -184,7 +191,7 @@ class Limits:
     def headers(self, tenant: Tenant, now_s: float) -> Headers:
         """OpenAI's rate limit headers, for the limits that the tenant has."""
         account = self._accounts.get(tenant.name)
-        if account is None:
+        if account is None or account.free:
             return []
         found: Headers = []
         if account.requests is not None:

@@ -147,7 +147,9 @@ class HttpServer:
                 async with asyncio.timeout(0 if self._hurried else drain_s):
                     await self._empty.wait()
             except TimeoutError:
-                log.warning("%d requests were cut by the stop", self.open_requests)
+                # What is left may be idle connections only, whose closing takes a turn of the loop.
+                if self.open_requests:
+                    log.warning("%d requests were cut by the stop", self.open_requests)
         await self._cut()
 
     def hurry(self) -> None:

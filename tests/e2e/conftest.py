@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import fault_table
 from tests.e2e.stack import Stack, open_stack
 from tests.fakes.gate import Gate
 from training.random_model import make_random_llama
@@ -48,3 +49,11 @@ def stack(pair: tuple[Stack, Gate]) -> Stack:
 def gate(pair: tuple[Stack, Gate], stack: Stack) -> Gate:
     """The gate in front of the decode worker."""
     return pair[1]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what clients saw of faults, for people and for the docs."""
+    told = fault_table.table()
+    if told:
+        terminalreporter.section("faults on real engines")
+        terminalreporter.write_line(told)

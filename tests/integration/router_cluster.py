@@ -218,6 +218,14 @@ class Cluster:
         async with self.http.request(method, self.url + path, **more) as response:
             return await read(response)
 
+    async def admin(self, method: str, path: str, token: str = ADMIN_KEY, **more: Any) -> Answer:
+        """A request to the admin port."""
+        assert self.server.admin is not None
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = self.server.admin.url + path
+        async with self.http.request(method, url, headers=headers, **more) as response:
+            return await read(response)
+
     async def post(self, path: str, **body: Any) -> Answer:
         """A JSON request."""
         return await self.call("POST", path, json=body)
@@ -329,6 +337,7 @@ async def cluster(
     register: bool = True,
     clock: VirtualClock | None = None,
     make: Callable[[Fleet, str, Role], FakeEngine] | None = None,
+    tenants: Path | None = None,
 ) -> AsyncIterator[Cluster]:
     """A running cluster.
 
@@ -339,12 +348,14 @@ async def cluster(
         register: whether the engines are registered.
         clock: for the leases of the fake engines, if they are to run out.
         make: builds an engine; else a plain one that tokenizes as the folder says.
+        tenants: the tenants file; without it the router is open.
     """
     fleet = Fleet(clock) if clock else Fleet()
     settings = _profile(profile, replace)
     answering = Role.DECODE if settings.spec.classify else Role.STANDARD
     build = make or _plain_engine
-    server = RouterServer(RouterSettings(settings, KEY, admin_token=ADMIN_KEY))
+    keys = None if tenants is None else str(tenants)
+    server = RouterServer(RouterSettings(settings, KEY, admin_token=ADMIN_KEY, tenants=keys))
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))

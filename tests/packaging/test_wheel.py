@@ -116,7 +116,7 @@ def test_a_router_from_the_wheel_serves(python: Path, tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     env = {**os.environ, "BATON_HOME": str(tmp_path)}
     router = subprocess.Popen(
-        [python, "-m", "router", "--port", str(port)],
+        [python, "-m", "router", "--port", str(port), "--admin-port", "0"],
         cwd=tmp_path,
         env=env,
         stdout=subprocess.DEVNULL,

@@ -172,6 +172,7 @@ class TestAsChat:
             ],
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
             "chat_template_kwargs": {"a": 1},
+            "add_special_tokens": True,
         }
 
     def test_items(self) -> None:
@@ -318,5 +319,7 @@ class TestCountQuestion:
         assert json.loads(question.body) == {
             "model": "m",
             "messages": [{"role": "user", "content": "hi"}],
+            # As the engine does, unlike for chats.
+            "add_special_tokens": True,
         }
         assert count_question(request(Endpoint.RESPONSES, input="x", reasoning={})) is None

@@ -193,6 +193,8 @@ def test_traffic_keeps_its_sums(changes: list[tuple[str, int]]) -> None:
         moving.leg(WorkerId(worker), change)
         moving.prefill(WorkerId(worker), change * 100)
     fresh = type(moving)(fleet, moving.legs, moving.prefilling)
+    moving.settle()
+    fresh.settle()
     assert moving.totals == fresh.totals
     assert moving.full_queues == fresh.full_queues
     assert all(count > 0 for count in (moving.legs | moving.prefilling).values())
