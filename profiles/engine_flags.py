@@ -29,6 +29,7 @@ OWNED: dict[str, str] = {
     "dtype": "use spec.model.dtype; it is the same in all pools",
     "block-size": "use spec.transfer.block_size; a handoff between two block sizes corrupts text",
     "kv-transfer-config": "use spec.transfer; Baton writes the connector's settings",
+    "kv-events-config": "use spec.routing.prefix: exact",
     "kv-offloading-*": "it would replace the connector that hands the KV cache over",
     "tensor-parallel-size": "use tensor_parallel of the pool",
     "pipeline-parallel-size": "the connector hands over from one pipeline stage only",

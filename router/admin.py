@@ -15,7 +15,7 @@ from baton import __version__
 from baton.errors import InvalidRequest, WorkerNotFound
 from baton.types import WorkerId
 from router.access import require_token
-from router.api import Endpoint
+from router.api import GENERATING, Endpoint
 from router.app import add_error_handlers, add_health_routes
 from router.explain import explain_request
 from router.report import handoffs_report, status_report, workers_report
@@ -94,8 +94,8 @@ def _add_views(admin: APIRouter, state: RouterState) -> None:
             str, Query(description="Path that the body is meant for.")
         ] = Endpoint.CHAT.value,
     ) -> Response:
-        if endpoint not in tuple(Endpoint):
-            known = ", ".join(Endpoint)
+        if endpoint not in GENERATING:
+            known = ", ".join(GENERATING)
             raise InvalidRequest(f"endpoint must be one of {known}", param="endpoint")
         limit = state.profile.spec.limits.body_bytes
         body = bytearray()

@@ -7,9 +7,10 @@ is synchronous: a request that is cancelled can still say it on its way out.
 
 from __future__ import annotations
 
-import asyncio
+import enum
+from collections.abc import Callable
 
-from baton.errors import BatonError, PeerFault
+from baton.errors import BatonError, PeerFault, WorkerTimeout, WorkerUnreachable
 from baton.types import RequestId, WorkerRecord
 from router.api import greedy, prefill_body
 from router.call import Call
@@ -17,9 +18,23 @@ from router.care import Care, Finished, Orphan, Outcome
 from router.ledger import Entry, Ledger, Offer
 from router.policy import Handoff
 
-_ABORT_S = 1.0
-"""From closing a decode leg to believing that its abort has freed prefill's blocks: measured 0.1 s
-on CPU engines; an engine in the middle of a long step takes longer."""
+
+class LegEnd(enum.Enum):
+    """How a decode leg ended that gave no content; a client's leaving is CLOSED."""
+
+    CLOSED = enum.auto()
+    """By us, or by an answer of the worker's: it goes on with others."""
+    DEAD = enum.auto()
+    """It could not be reached, or its connection broke: nobody is there any more."""
+    SILENT = enum.auto()
+    """No answer in time: whatever it was doing, it may do yet."""
+
+    @staticmethod
+    def of(error: BatonError) -> LegEnd:
+        """By the fault that ended it."""
+        if isinstance(error, WorkerUnreachable):
+            return LegEnd.DEAD
+        return LegEnd.SILENT if isinstance(error, WorkerTimeout) else LegEnd.CLOSED
 
 
 class Aftercare:
@@ -28,11 +43,15 @@ class Aftercare:
     Args:
         care: breakers, pairs, canary, reclaimer.
         ledger: told what became of stranded blocks.
+        on_blocked: called when a fault has opened a breaker: there is less to hand out.
     """
 
-    def __init__(self, care: Care, ledger: Ledger) -> None:
+    def __init__(
+        self, care: Care, ledger: Ledger, on_blocked: Callable[[], None] = lambda: None
+    ) -> None:
         self._care = care
         self._ledger = ledger
+        self._on_blocked = on_blocked
 
     def worked(self, worker: WorkerRecord) -> None:
         """It gave content, a whole answer, or an offer."""
@@ -41,7 +60,11 @@ class Aftercare:
     def failed(self, worker: WorkerRecord, error: BatonError, request_id: RequestId) -> None:
         """It failed a leg; only faults of a peer count against it."""
         if isinstance(error, PeerFault):
-            self._care.breakers.fault(worker, request_id, error)
+            breakers = self._care.breakers
+            before = breakers.blocked_ids
+            breakers.fault(worker, request_id, error)
+            if breakers.blocked_ids != before:
+                self._on_blocked()
 
     def pulled(self, pair: Handoff, kv_bytes: int, seconds: float) -> None:
         """A handoff moved so much within so long."""
@@ -62,36 +85,33 @@ class Aftercare:
                 )
             )
 
-    def reclaim(self, call: Call, pair: Handoff, offer: Offer, entry: Entry) -> None:
-        """Prefill offers blocks that no decode leg was sent for: they are given back at once."""
+    def reclaim(self, call: Call, pair: Handoff, offer: Offer, entry: Entry, end: LegEnd) -> None:
+        """Prefill may hold blocks that nobody will pull: they are given back at once.
+
+        A decode worker that had the parameters may have pulled or aborted already, so nothing is
+        pulled to give back. Where it fell silent, its lease is waited for: it may pull yet, and
+        what it then finds has to be what it was promised.
+        """
         expires_s = entry.lease_expires_s()
-        if expires_s is None:
+        if expires_s is None or end is LegEnd.SILENT:
             return
 
         def on_end(outcome: Outcome) -> None:
             if outcome is Outcome.RELEASED:
                 entry.released()
 
+        seen = offer.taken
         self._care.reclaimer.reclaim(
             Orphan(
-                call.request_id,
-                str(call.request.endpoint),
-                call.request.body,
-                offer.take(),
-                pair.prefill,
-                pair.decode,
-                expires_s,
-                on_end,
+                request_id=call.request_id,
+                path=str(call.request.endpoint),
+                body=call.request.body,
+                params=offer.give_back(),
+                prefill=pair.prefill,
+                decode=pair.decode,
+                expires_s=expires_s,
+                may_pull=not seen,
+                any_decode=not seen or end is LegEnd.DEAD,
+                on_end=on_end,
             )
         )
-
-    def abandoned(self, pair: Handoff, entry: Entry) -> None:
-        """A decode leg was closed by us before its first content: the engine aborts it, and an
-        abort frees prefill's blocks, pulled or not. Believed if decode is sound a moment later."""
-        decode = pair.decode.id
-
-        def believe() -> None:
-            if decode not in self._care.breakers.blocked_ids:
-                entry.released()
-
-        asyncio.get_running_loop().call_later(_ABORT_S, believe)

@@ -110,7 +110,7 @@ class Answerer:
     def _leg_fault(
         self, call: Call, error: PeerFault, worker: WorkerRecord, prefill: WorkerRecord | None
     ) -> LegFault:
-        if isinstance(error, WorkerTimeout) and self._clock.monotonic_s() >= call.ends_s:
+        if isinstance(error, WorkerTimeout) and call.is_over(self._clock.monotonic_s()):
             # The request's own time is over, which is nobody's fault.
             return LegFault(error, Reason.DECODE_FAILED)
         self._verdicts.failed(worker, error, call.request_id)
@@ -293,7 +293,7 @@ class Answerer:
 
     def _broke_off(self, call: Call, leg: Leg, error: Exception, last: bytes) -> None:
         fault: BatonError
-        if call.limited_by_client and self._clock.monotonic_s() >= call.ends_s:
+        if call.limited_by_client and call.is_over(self._clock.monotonic_s()):
             fault = DeadlineExceeded("The deadline given with the request has passed.")
         elif isinstance(error, StreamBroken):
             fault = error

@@ -18,6 +18,10 @@ from router.prefix import Chain
 
 Headers = list[tuple[str, str]]
 
+EARLY_S = 0.005
+"""By what a timer may come before its time: event loops count in milliseconds, from when they last
+looked at the clock. What ends a request at its deadline must not count as anybody's fault."""
+
 
 class Reply(Protocol):
     """The way back to the client (``router.wire.Exchange``)."""
@@ -201,6 +205,10 @@ class Call:
     chain: Chain = ()
     prefill_usage: Usage | None = None
     failed: set[WorkerId] = field(default_factory=set)
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether its last moment has come."""
+        return now_s >= self.ends_s - EARLY_S
 
     def left_s(self, now_s: float, most_s: float) -> float:
         """Seconds that a wait may take: ``most_s``, or less near the end of the request."""

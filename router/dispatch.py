@@ -28,11 +28,12 @@ from baton.errors import (
     NoWorker,
     PeerFault,
     WorkerFailed,
+    WorkerTimeout,
 )
 from baton.types import RequestId, WorkerId, WorkerRecord
 from kvtransfer import kv_bytes
 from profiles import ServingProfile
-from router.aftercare import Aftercare
+from router.aftercare import Aftercare, LegEnd
 from router.answer import Answerer
 from router.api import (
     Endpoint,
@@ -42,7 +43,7 @@ from router.api import (
     prefill_answer,
     prefill_body,
 )
-from router.call import Call, LegFault, Reply, Trail
+from router.call import EARLY_S, Call, LegFault, Reply, Trail
 from router.counting import Counting
 from router.ledger import Entry, Ledger, Offer
 from router.observe import RouterMetrics
@@ -181,6 +182,11 @@ class Dispatcher:
             try:
                 answer = await self._ask_once(request, worker, request_id, ends_s)
             except PeerFault as fault:
+                if (
+                    isinstance(fault, WorkerTimeout)
+                    and self._clock.monotonic_s() >= ends_s - EARLY_S
+                ):
+                    raise  # the request's own time is over, which is nobody's fault
                 self._care.failed(worker, fault, request_id)
                 failed.add(worker.id)
                 error = fault
@@ -227,7 +233,7 @@ class Dispatcher:
         """
         call.failed.update(fault.failed)
         now_s = self._clock.monotonic_s()
-        if now_s >= call.ends_s:
+        if call.is_over(now_s):
             raise self._out_of_time(fault.error, call) from fault
         waited = False
         while True:
@@ -322,6 +328,7 @@ class Dispatcher:
     async def _hand_over(self, pair: Handoff, call: Call) -> None:
         entry = self._ledger.plan(call.request_id, pair.prefill.id, pair.decode.id)
         offer: Offer | None = None
+        end = LegEnd.CLOSED
         try:
             # Decode counts as busy from the plan on: requests that are planned while this one is
             # being prefilled must not all pick the same worker.
@@ -349,15 +356,13 @@ class Dispatcher:
                 self._care.finished(call, pair, offer.prompt_tokens)
         except (LegFault, BatonError) as fault:
             entry.failed(str(fault))
+            end = LegEnd.of(fault.error if isinstance(fault, LegFault) else fault)
             raise
         finally:
             # Whatever else ends it is the client's leaving, or our own stop.
             entry.client_gone()
             if offer is not None and entry.strands_kv:
-                if offer.taken:
-                    self._care.abandoned(pair, entry)
-                else:
-                    self._care.reclaim(call, pair, offer, entry)
+                self._care.reclaim(call, pair, offer, entry, end)
 
     # --- the first leg ---
 
@@ -381,7 +386,8 @@ class Dispatcher:
                     headers=call.worker_headers,
                 )
         except PeerFault as error:
-            self._care.failed(prefill, error, call.request_id)
+            if not isinstance(error, WorkerTimeout) or not call.is_over(self._clock.monotonic_s()):
+                self._care.failed(prefill, error, call.request_id)
             raise LegFault(error, Reason.PREFILL_FAILED, failed=[prefill]) from error
         took_s = self._clock.monotonic_s() - began_s
         self._metrics.prefill_leg.observe((), took_s)

@@ -125,28 +125,30 @@ class Offer:
     be had twice is a property of this object and not of its callers' care.
     """
 
-    __slots__ = ("_params", "kv_bytes", "prompt_tokens")
+    __slots__ = ("_params", "kv_bytes", "prompt_tokens", "taken")
 
     def __init__(self, params: Mapping[str, Any], *, prompt_tokens: int, kv_bytes: int) -> None:
-        self._params: Mapping[str, Any] | None = params
+        self._params = params
+        self.taken = False
+        """Whether somebody has them, to pull with."""
         self.prompt_tokens = prompt_tokens
         self.kv_bytes = kv_bytes
-
-    @property
-    def taken(self) -> bool:
-        """Whether somebody has them."""
-        return self._params is None
 
     def take(self) -> Mapping[str, Any]:
         """The parameters, as they came.
 
         Raises:
-            OurFault: they were taken before.
+            OurFault: they were taken before, or given back.
         """
-        if self._params is None:
+        if self.taken:
             raise OurFault("transfer parameters were to be used twice")
-        params, self._params = self._params, None
-        return params
+        self.taken = True
+        return self._params
+
+    def give_back(self) -> Mapping[str, Any]:
+        """The parameters, for telling prefill that nobody will pull; they cannot be taken after."""
+        self.taken = True
+        return self._params
 
 
 class Entry:

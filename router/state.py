@@ -91,7 +91,7 @@ class RouterState:
         self.watches = Watches(
             self.pool, self.clock, silent_s=min(_LONGEST_SILENCE_S, spec.deadlines.idle_s)
         )
-        self.aftercare = Aftercare(self.care, self.ledger)
+        self.aftercare = Aftercare(self.care, self.ledger, self.gate.kick)
         self.counting = Counting(self.upstream, self.pool, self.metrics, self.clock)
         self.dispatcher = Dispatcher(
             profile=profile,

@@ -10,7 +10,8 @@ import typer
 from baton.cli.bench import bench_app
 from baton.cli.guard import clear_errors, home_folder, survivable_output
 from baton.cli.key import key_app
-from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
+from baton.cli.operate import drain, explain, handoffs, pairs
+from baton.settings import ADMIN_PORT, ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
 
 _Home = Annotated[
     Path | None,
@@ -78,6 +79,16 @@ def up(
             max=65_535,
             help="Port of the router.",
             show_default=f"{ROUTER_PORT}, or the next free one",
+        ),
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BATON_ADMIN_PORT",
+            min=1,
+            max=65_535,
+            help="Port of the router's admin API, on this machine only.",
+            show_default=f"{ADMIN_PORT}, or the next free one",
         ),
     ] = None,
     worker_port: Annotated[
@@ -154,6 +165,7 @@ def up(
                 home=home_folder(home),
                 log_level=log_level,
                 timeout_s=timeout,
+                admin_port=admin_port,
             )
         )
         raise typer.Exit(code)
@@ -188,6 +200,12 @@ def status(
         from baton.cli.status import run_status
 
         raise typer.Exit(run_status(router, home_folder(home), as_json=as_json))
+
+
+app.command("explain", short_help="Ask what would be decided for a request, and why.")(explain)
+app.command("drain", short_help="Send a worker nothing new, and wait until it is free.")(drain)
+app.command("pairs", short_help="Show pairs of prefill and decode workers.")(pairs)
+app.command("handoffs", short_help="Show handoffs, and KV that nobody will pull.")(handoffs)
 
 
 @app.command(short_help="Show versions.")

@@ -11,6 +11,27 @@ _PIPE_COLUMNS = 200
 """Where nobody's window limits a line, one that is cut helps nobody."""
 
 
+def show_bytes(count: object) -> str:
+    """A number of bytes for people: ``512 B``, ``1.5 MiB``; empty for what is none."""
+    if not isinstance(count, int | float):
+        return ""
+    size = float(count)
+    if abs(size) < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if abs(size) < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
+def show_s(seconds: object) -> str:
+    """Seconds for people: ``1.25 s``, or ``12 ms`` below a tenth; empty for what is none."""
+    if not isinstance(seconds, int | float):
+        return ""
+    return f"{1000 * seconds:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
+
+
 def print_table(*parts: Table | str) -> None:
     """Prints tables and lines on stdout; strings are taken as they are, without markup."""
     width = None if sys.stdout.isatty() else _PIPE_COLUMNS

@@ -70,6 +70,7 @@ class Plan:
         workers: in the order prefill, decode, standard.
         router_grace_s: seconds from SIGTERM to SIGKILL of the router.
         worker_grace_s: the same of a worker, whose drain waits for answers and offered handoffs.
+        admin_url: where the router's admin API answers, for callers on this machine.
     """
 
     profile: ServingProfile
@@ -77,6 +78,7 @@ class Plan:
     workers: tuple[Process, ...]
     router_grace_s: float = 30.0
     worker_grace_s: float = 60.0
+    admin_url: str = ""
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -98,6 +100,7 @@ class Wish:
         cpu_threads: compute threads of one CPU engine.
         gpus: the GPUs of this machine as CUDA_VISIBLE_DEVICES names them; empty leaves the
             choice to the engines.
+        admin_port: of the router's admin API; asked for, or None for the default.
     """
 
     profile_ref: str
@@ -110,6 +113,7 @@ class Wish:
     log_level: str
     cpu_threads: int
     gpus: tuple[str, ...] = ()
+    admin_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,9 @@ def seat(wish: Wish, picker: PortPicker, *, defaults: tuple[int, int, int]) -> S
         SettingsError: a port asked for is taken, or the GPUs do not suffice.
     """
     port = _pick(picker, "the router", wish.host, wish.port, defaults[0], "--port")
-    admin_port = _pick(picker, "its admin API", WORKER_HOST, None, ADMIN_PORT, "--port")
+    admin_port = _pick(
+        picker, "the admin API", WORKER_HOST, wish.admin_port, ADMIN_PORT, "--admin-port"
+    )
     wanted = [
         (f"{role}-{number}", role, pool)
         for role, pool in wish.profile.spec.pools.by_role.items()
@@ -267,6 +273,7 @@ def make_plan(
         router_grace_s=limits.drain_s + 5.0,
         # Its drain, then the engine's own grace of 15 s.
         worker_grace_s=limits.drain_s + transfer.lease_s + 20.0,
+        admin_url=f"http://{WORKER_HOST}:{seating.admin_port}",
     )
 
 

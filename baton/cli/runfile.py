@@ -30,8 +30,9 @@ class WorkerNote(msgspec.Struct, frozen=True):
 
 
 class RunNote(msgspec.Struct, frozen=True):
-    """What is written: ``router`` is its URL for callers on this machine, ``started_s`` is wall
-    clock seconds, ``state`` is ``starting`` or ``ready``."""
+    """What is written: ``router`` and ``admin`` are the URLs of the router and of its admin API for
+    callers on this machine, ``started_s`` is wall clock seconds, ``state`` is ``starting`` or
+    ``ready``."""
 
     router: str
     pid: int
@@ -42,6 +43,7 @@ class RunNote(msgspec.Struct, frozen=True):
     started_s: float
     state: str
     workers: tuple[WorkerNote, ...]
+    admin: str = ""
 
 
 def run_file(home: Path) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from baton.cli.client import RouterAway, RouterClient
-from baton.cli.console import print_table
+from baton.cli.console import print_table, show_bytes
 from baton.cli.runfile import RunNote, read_note
 from baton.errors import SettingsError
 from baton.secrets import FILE_ENV, FILE_NAME, VALUE_ENV, cluster_token
@@ -96,6 +97,7 @@ def render(url: str, report: Mapping[str, Any], *, serving: bool) -> list[Table 
     threshold = profile.get("threshold_tokens")
     about = f"{profile.get('name')} ({profile.get('mode')}, version {profile.get('version')}"
     about += f", threshold {threshold} tokens)" if threshold is not None else ")"
+    states = Counter(str(_mapping(row).get("state")) for row in _list(report.get("processes")))
     open_now, stranded = (_list(handoffs.get(key)) for key in ("open", "stranded"))
     head = Table.grid(padding=(0, 2))
     for name, value in (
@@ -104,7 +106,10 @@ def render(url: str, report: Mapping[str, Any], *, serving: bool) -> list[Table 
         ("profile", about),
         ("in flight", str(report.get("in_flight"))),
         ("handoffs", f"{len(open_now)} open, {len(stranded)} stranded"),
+        ("processes", ", ".join(f"{count} {state}" for state, count in sorted(states.items()))),
     ):
+        if name == "processes" and not value:
+            continue  # A router of one process says nothing of it.
         head.add_row(name, Text(value))
     parts: list[Table | str] = [head, ""]
     workers = [_mapping(worker) for worker in _list(report.get("workers"))]
@@ -116,17 +121,18 @@ def render(url: str, report: Mapping[str, Any], *, serving: bool) -> list[Table 
 
 def _workers(workers: list[Mapping[str, Any]]) -> Table:
     table = Table(
-        "worker", "role", "state", "model", "url", "running", "waiting", "KV", "legs",
-        box=None, pad_edge=False,
+        "worker", "role", "state", "model", "url", "running", "waiting", "KV", "legs", "breaker",
+        "stranded", box=None, pad_edge=False,
     )  # fmt: skip
-    for name in ("running", "waiting", "KV", "legs"):
+    for name in ("running", "waiting", "KV", "legs", "stranded"):
         next(column for column in table.columns if column.header == name).justify = "right"
     for worker in sorted(workers, key=lambda worker: str(_mapping(worker.get("record")).get("id"))):
         record = _mapping(worker.get("record"))
         load = _mapping(record.get("load"))
-        state = str(record.get("state", ""))
-        if worker.get("suspect"):
-            state += " (suspect)"
+        marks = [mark for mark in ("suspect", "drained") if worker.get(mark)]
+        if worker.get("cordoned") and not worker.get("drained"):
+            marks.append("draining")
+        state = str(record.get("state", "")) + (f" ({', '.join(marks)})" if marks else "")
         usage = load.get("kv_usage")
         table.add_row(
             *(
@@ -141,6 +147,8 @@ def _workers(workers: list[Mapping[str, Any]]) -> Table:
                     load.get("waiting", ""),
                     f"{100 * usage:.0f} %" if isinstance(usage, int | float) else "",
                     worker.get("legs", ""),
+                    worker.get("breaker", ""),
+                    show_bytes(worker.get("stranded_bytes") or None),
                 )
             )
         )

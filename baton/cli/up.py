@@ -42,7 +42,7 @@ from baton.process import die_with_parent
 from baton.secrets import cluster_token
 from baton.settings import ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
 from baton.stopping import unless_stopped
-from profiles import ServingProfile, SourceKind, resolve_profile, with_overrides
+from profiles import PrefixKnowledge, ServingProfile, SourceKind, resolve_profile, with_overrides
 from training.demo import demo_model_path
 
 _ANSWER_MARGIN_S = 5.0
@@ -64,6 +64,7 @@ class UpOptions:
     home: Path
     log_level: str
     timeout_s: float
+    admin_port: int | None = None
 
 
 def run_up(options: UpOptions) -> int:
@@ -110,6 +111,7 @@ def make_wish(options: UpOptions, env: Mapping[str, str]) -> Wish:
         log_level=options.log_level,
         cpu_threads=options.cpu_threads or cpu_threads_for(workers, _cores()),
         gpus=find_gpus(env) if device is Device.CUDA else (),
+        admin_port=options.admin_port,
     )
 
 
@@ -136,9 +138,11 @@ def check_installed(profile: ServingProfile, home: Path) -> None:
     """
     worker = "gpu-worker" if Path("/dev/nvidiactl").exists() else "cpu-worker"
     needed = {
-        "router": ["fastapi", "httptools", "jinja2", "tokenizers", "uvicorn", "uvloop"],
+        "router": ["fastapi", "httptools", "jinja2", "tokenizers", "uvloop"],
         worker: ["nixl", "torch", "vllm"],
     }
+    if profile.spec.routing.prefix is PrefixKnowledge.EXACT:
+        needed["router"].append("zmq")
     if profile.spec.model.kind is SourceKind.DEMO and demo_model_path(home) is None:
         needed["training"] = ["safetensors", "tokenizers", "torch", "transformers"]
     missing = {
@@ -309,6 +313,7 @@ def _note_writer(wish: Wish, plan: Plan, board: Board) -> Callable[[Stack], None
                 for member in stack.members
                 if member.process.role is not None
             ),
+            admin=plan.admin_url,
         )
         try:
             write_note(wish.home, note)

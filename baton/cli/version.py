@@ -20,7 +20,7 @@ PACKAGES = (
     "transformers",
     "tokenizers",
     "fastapi",
-    "uvicorn",
+    "uvloop",
     "aiohttp",
     "redis",
     "pydantic",

@@ -36,6 +36,8 @@ def welcome(wish: Wish, plan: Plan, proof: Proof, took_s: float) -> str:
         f"  workers  {', '.join(process.name for process in plan.workers)}",
         f"  logs     {wish.home / 'logs'}",
     ]
+    if plan.admin_url:
+        lines.append(f"  admin    {plan.admin_url} (baton pairs, handoffs, drain, explain)")
     if classify is not None:
         lines += [
             "",

@@ -89,6 +89,8 @@ class Care:
             and worker.id not in self.breakers.blocked_ids
         ]
         planned = [w for w in able if w.id == orphan.decode.id]
+        if not orphan.any_decode:
+            return [w for w in planned if w.engine_id == orphan.decode.engine_id]
         others = [
             w
             for w in able

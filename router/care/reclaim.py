@@ -1,9 +1,10 @@
-"""Gives orphaned blocks back: prefill has answered, and no decode leg was sent.
+"""Gives orphaned blocks back: prefill has answered, and decode has given nothing for it.
 
-A client that leaves, a stop of the router or a lease near its end leaves a prefill worker with
-blocks that nobody will pull; by itself it keeps them for the whole lease. There is no request to
-prefill that frees them: only a NIXL notification from a decode engine does. This is how one is
-brought about (vLLM 0.32, pull mode; read in its source):
+A client that leaves, a decode worker that dies, a stop of the router or a lease near its end leaves
+a prefill worker with blocks that nobody will pull; by itself it keeps them for the whole lease.
+There is no request to prefill that frees them: only a NIXL notification from a decode engine does.
+This is how one is brought about (vLLM 0.32, pull mode; read in its source, and measured: blocks are
+free 0.1 s later, tests/e2e/test_router_faults.py):
 
 - *Refusal*, where the two engines know each other already. Decode is sent a request with the
   parameters that its API server must refuse: a model that it does not have. vLLM then hands the
@@ -19,7 +20,8 @@ brought about (vLLM 0.32, pull mode; read in its source):
   one: whatever was pulled, no later request can find it in decode's prefix cache.
 
 Dropping the connection early would be cheaper still, and cannot be relied on: a request that the
-API server has not read yet never was, and then nobody notifies.
+API server has not read yet never was, and then nobody notifies. So a refusal follows it; where
+blocks are free already, the notification only counts as late on prefill.
 
 What cannot be reclaimed: a client that leaves while prefill computes. The leg is closed, and the
 engine aborts and frees. If prefill finished just before it noticed, its blocks are offered to
@@ -79,6 +81,8 @@ class Orphan:
         body: what decode would have been sent, without transfer parameters; not changed here.
         params: prefill's ``kv_transfer_params``, as they came.
         expires_s: end of the lease, monotonic.
+        may_pull: whether nobody has had the parameters, so that they may be used for a pull.
+        any_decode: whether others than ``decode`` may give it back.
         on_end: told once how it ended, also when it was not tried; must not raise.
     """
 
@@ -89,6 +93,8 @@ class Orphan:
     prefill: WorkerRecord
     decode: WorkerRecord
     expires_s: float
+    may_pull: bool = True
+    any_decode: bool = True
     on_end: Callable[[Outcome], None] = field(default=lambda _: None)
 
 
@@ -194,7 +200,8 @@ class Reclaimer:
             if left_s <= 0:
                 break
             known = self._handshaken(orphan.prefill.id, decode.id)
-            if not known and orphan.path not in (COMPLETIONS, CHAT, _RESPONSES):
+            pulls = orphan.may_pull and orphan.path in (COMPLETIONS, CHAT, _RESPONSES)
+            if not known and not pulls:
                 continue
             try:
                 answer = await self._ask(orphan, decode, known, left_s)

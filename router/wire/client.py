@@ -130,10 +130,18 @@ class Upstream:
     # Connections.
 
     def origin(self, url: str) -> _Origin:
-        """Where a worker's connections are kept."""
+        """Where a worker's connections are kept.
+
+        Raises:
+            WorkerUnreachable: what it registered is no address.
+        """
         origin = self._origins.get(url)
         if origin is None:
-            origin = self._origins[url] = _Origin(url, self._token)
+            try:
+                origin = _Origin(url, self._token)
+            except ValueError as error:
+                raise WorkerUnreachable("a worker registered what is no address") from error
+            self._origins[url] = origin
             self._arm()
         return origin
 
@@ -224,6 +232,8 @@ class _Origin:
         self._heads: dict[tuple[str, str], bytes] = {}
         host = f"[{self.host}]" if ":" in self.host else self.host
         self._common = [("Host", f"{host}:{self.port}"), ("Authorization", f"Bearer {token}")]
+        # Now, and not in the middle of a request, if it makes no heads.
+        self.head("GET", "/health")
 
     def lost(self, link: Link) -> None:
         """A connection is closed."""

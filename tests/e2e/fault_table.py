@@ -35,7 +35,7 @@ class Row:
     saw: str = "?"
     took_s: float = 0.0
     settled: dict[str, float] = field(default_factory=dict)
-    _began: float = field(default_factory=time.monotonic)
+    _done_s: float = field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
     def client(self) -> Iterator[None]:
@@ -44,23 +44,23 @@ class Row:
         try:
             yield
         finally:
-            self.took_s = time.monotonic() - began
+            self._done_s = time.monotonic()
+            self.took_s = self._done_s - began
 
     def settle(
         self, stack: Stack, engines: Sequence[str], *, router: str = "router", timeout_s: float = 90
     ) -> None:
         """Waits until the router has no handoff open or stranded and all breakers are closed, and
         the engines named hold no KV; notes when each came to be."""
-        began = time.monotonic()
         waiting = {"ledger", "breakers", *engines}
         while True:
             for what in sorted(waiting):
                 if _is_settled(stack, what, router):
                     waiting.discard(what)
-                    self.settled[what] = time.monotonic() - began
+                    self.settled[what] = time.monotonic() - self._done_s
             if not waiting:
                 break
-            if time.monotonic() - began > timeout_s:
+            if time.monotonic() - self._done_s > timeout_s:
                 raise AssertionError(
                     f"not within {timeout_s:g} s: {waiting}; {stack.admin('handoffs', router)}"
                 )

@@ -76,6 +76,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     url: str
+    argv: list[str]
     admin_url: str = ""
 
     def text(self) -> str:
@@ -157,8 +158,16 @@ class Stack:
                 start_new_session=True,
                 env={**os.environ, "BATON_HOME": str(self.home), "BATON_DEVICE": "cpu"},
             )
-        server = self.servers[name] = Server(name, process, log, url)
+        server = self.servers[name] = Server(name, process, log, url, args)
         return server
+
+    def restart_router(self, name: str = "router") -> None:
+        """Starts a router that was killed again, as it was, and waits until it answers."""
+        before = self.servers[name]
+        assert before.process.poll() is not None
+        after = self._start(name, before.argv, before.url)
+        after.admin_url = before.admin_url
+        wait_until(f"{name} answers", lambda: self._answers(after, "/healthz"), timeout_s=30)
 
     def _answers(self, server: Server, path: str) -> bool:
         assert server.process.poll() is None, f"{server.name} ended:\n{server.text()[-3000:]}"

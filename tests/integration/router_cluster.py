@@ -236,6 +236,16 @@ class Cluster:
             COMPLETIONS, **{"model": MODEL, "prompt": prompt, "max_tokens": 8, **more}
         )
 
+    async def occupy(self, **more: Any) -> asyncio.Task[Answer]:
+        """A stream that is in the middle at ``d``, and ends soon after ``d.thaw()``."""
+        self.d.token_s = 0.05
+        running = self.d.running
+        task = asyncio.create_task(self.complete(SHORT, stream=True, **{"max_tokens": 900, **more}))
+        await until(lambda: self.d.running > running)
+        self.d.freeze()
+        self.d.token_s = 0.0
+        return task
+
     async def chat(self, messages: Any = None, **more: Any) -> Answer:
         """A chat answer of eight tokens."""
         messages = long_chat() if messages is None else messages

@@ -261,7 +261,7 @@ async def test_a_process_that_dies_is_replaced(pair_router: Router) -> None:
 
     async def replaced() -> bool:
         rows = await pair_router.processes()
-        return rows[0]["state"] == "serving" and rows[0]["pid"] != first
+        return bool(rows[0]["state"] == "serving" and rows[0]["pid"] != first)
 
     await eventually(replaced)
     rows = await pair_router.processes()
@@ -317,11 +317,54 @@ async def test_a_second_signal_hurries(
 
 async def refused(running: Router) -> bool:
     """Whether nobody listens on the public port any more."""
+    return await refused_at(running.url)
+
+
+async def refused_at(url: str) -> bool:
     try:
-        async with aiohttp.ClientSession() as http, http.get(f"{running.url}/healthz"):
+        async with aiohttp.ClientSession() as http, http.get(f"{url}/healthz"):
             return False
     except aiohttp.ClientError:
         return True
+
+
+async def test_told_to_stop_while_starting(tmp_path: Path, redis: RedisServer) -> None:
+    """A stop that was asked for is no failure, whenever it comes; without an admin port, too."""
+    async with router(tmp_path, redis.url, "--admin-port", "0") as running:
+        pid = running.process.pid
+        await eventually(lambda: has_children(pid))
+        children = children_of(pid)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.end() == 0, running.said
+        assert await gone(children)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def has_children(pid: int) -> bool:
+    return bool(children_of(pid))
+
+
+async def test_without_an_admin_port(tmp_path: Path, redis: RedisServer) -> None:
+    """The public port still speaks for both processes."""
+    async with router(tmp_path, redis.url, "--admin-port", "0") as running:
+
+        async def both() -> bool:
+            try:
+                async with running.http.get(
+                    f"{running.url}/admin/status", headers={"Authorization": f"Bearer {KEY}"}
+                ) as reply:
+                    rows = (await reply.json())["processes"]
+                    return [row["state"] for row in rows] == ["serving"] * 2
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(both)
+        async with running.http.get(f"{running.url}/metrics") as reply:
+            assert counted(await reply.text(), "baton_requests_in_flight") == 0
+        assert await refused_at(running.admin)
 
 
 async def test_nothing_outlives_the_parent(pair_router: Router) -> None:

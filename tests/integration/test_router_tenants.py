@@ -255,6 +255,16 @@ async def few_slots(c: Cluster, slots: int) -> None:
     c.state.gate.kick()
 
 
+async def occupy(c: Cluster, key: str) -> asyncio.Task[Answer]:
+    """A stream that takes the only slot until ``c.d`` is thawed."""
+    c.d.token_s = 0.05
+    task = asyncio.create_task(complete(c, key, user="first", stream=True, max_tokens=900))
+    await until(lambda: c.d.running == 1)
+    c.d.freeze()
+    c.d.token_s = 0.0
+    return task
+
+
 async def test_a_greedy_tenant_and_a_modest_one(tmp_path: Path) -> None:
     """Sixty requests of one tenant are waiting when another comes with one at a time: each is
     among the next few that go out, as if the others were not there."""
@@ -274,14 +284,16 @@ async def test_a_greedy_tenant_and_a_modest_one(tmp_path: Path) -> None:
 
 async def test_weights(tmp_path: Path) -> None:
     """Two floods share the slots by weight."""
-    async with tenants_of(tmp_path, ONE_AT_A_TIME, anna=spec(A, weight=3.0), bert=spec(B)) as (
-        c,
-        _,
-    ):
+    first_of_all = new_key()
+    async with tenants_of(
+        tmp_path,
+        ONE_AT_A_TIME,
+        anna=spec(A, weight=3.0),
+        bert=spec(B),
+        first=spec(first_of_all),
+    ) as (c, _):
         await few_slots(c, 1)
-        c.d.freeze()
-        first = asyncio.create_task(complete(c, A, user="first"))
-        await until(lambda: len(c.d.requests()) == 1)
+        first = await occupy(c, first_of_all)
         flood = [
             asyncio.create_task(complete(c, key, user=user))
             for _ in range(20)
@@ -300,9 +312,7 @@ async def test_priorities(tmp_path: Path) -> None:
         _,
     ):
         await few_slots(c, 1)
-        c.d.freeze()
-        waiting = [asyncio.create_task(complete(c, A, user="first"))]
-        await until(lambda: len(c.d.requests()) == 1)
+        waiting = [await occupy(c, A)]
         for key, user, asked in (
             (B, "sheddable", "-1"),
             (B, "plain", None),

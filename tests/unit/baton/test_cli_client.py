@@ -270,6 +270,37 @@ def test_the_report_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert "baton-2 failed (stranded) prefill-1 decode-1 prefill_failed" in table
 
 
+def test_what_operators_have_to_know_of_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its breaker, whether it drains or is drained, and the KV that it may hold for nobody."""
+    from baton.cli.console import print_table
+    from baton.cli.status import render
+
+    def view(name: str, **more: Any) -> dict[str, Any]:
+        return {"record": {"id": name, "role": "prefill", "state": "ready"}, **more}
+
+    workers = [
+        view("a", breaker="open", suspect=True, stranded_bytes=0),
+        view("b", breaker="closed", cordoned=True, drained=False, stranded_bytes=3 * 2**19),
+        view("c", breaker="closed", cordoned=True, drained=True, legs=0),
+    ]
+    print_table(*render("http://h:1", {"workers": workers}, serving=True))
+    table = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "a prefill ready (suspect) open" in table
+    assert "b prefill ready (draining) closed 1.5 MiB" in table
+    assert "c prefill ready (drained) 0 closed" in table
+
+
+def test_a_router_of_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    """How they are stands under the sums."""
+    from baton.cli.console import print_table
+    from baton.cli.status import render
+
+    states = ("serving", "silent", "serving")
+    rows = [{"process": n, "state": state} for n, state in enumerate(states, 1)]
+    print_table(*render("http://h:1", {**REPORT, "processes": rows}, serving=True))
+    assert "processes  2 serving, 1 silent" in capsys.readouterr().out.splitlines()
+
+
 def test_a_report_of_another_version_is_shown_as_far_as_it_goes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -27,6 +27,10 @@ def run(*arguments: str) -> Result:
         (),
         ("up",),
         ("status",),
+        ("explain",),
+        ("drain",),
+        ("pairs",),
+        ("handoffs",),
         ("version",),
         ("profile",),
         ("profile", "list"),
@@ -40,7 +44,8 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert f"Usage: baton {' '.join(command)}".strip() in result.stdout
-    if command in (("up",), ("status",), ("profile", "show"), ("profile", "validate")):
+    plain = (("up",), ("status",), ("drain",), ("pairs",), ("handoffs",))
+    if command in (*plain, ("profile", "show"), ("profile", "validate")):
         assert f"    baton {' '.join(command)}" in result.stdout
 
 

@@ -81,7 +81,7 @@ def test_default_ports_move_up_and_say_so() -> None:
     assert [worker.port for worker in seating.workers] == [8101, 8103, 8104]
     assert picker.moves == [
         "port 8000 is taken, so the router uses 8002",
-        "port 8001 is taken, so its admin API uses 8003",
+        "port 8001 is taken, so the admin API uses 8003",
         "port 8100 is taken, so prefill-1 uses 8101",
         "port 8102 is taken, so decode-1 uses 8103",
     ]
@@ -91,6 +91,7 @@ def test_default_ports_move_up_and_say_so() -> None:
     ("changes", "taken", "message"),
     [
         ({"port": 9000}, 9000, r"port 9000 .* for the router, is taken.*--port"),
+        ({"admin_port": 9001}, 9001, r"port 9001 .* for the admin API, is taken.*--admin-port"),
         ({"worker_port": 9100}, 9101, r"port 9101 .* for decode-1, is taken.*--worker-port"),
         ({"side_channel_port": 9200}, 9200, r"port 9200 .*side channel of prefill-1.*--side"),
     ],
@@ -165,6 +166,8 @@ def test_commands_agree_on_profile_model_and_name() -> None:
         ("-m", "decode"),
     ]
     assert commands[0]["--store"] == "memory://"
+    assert commands[0]["--admin-port"] == "8001"
+    assert plan.admin_url == "http://127.0.0.1:8001"
     assert [command["--port"] for command in commands] == ["8000", "8100", "8101"]
     assert [command["--side-channel-port"] for command in commands[1:]] == ["5600", "5601"]
     assert {command["--registry"] for command in commands[1:]} == {"http://127.0.0.1:8000"}
@@ -213,6 +216,8 @@ def test_settings_of_ours_are_not_inherited() -> None:
             "PATH": "/bin",
             "HF_TOKEN": "t",
             "BATON_CLUSTER_TOKEN": "c",
+            "BATON_ADMIN_TOKEN": "a",
+            "BATON_ADMIN_PORT": "1",
             "BATON_DEVICE": "cpu",
             "BATON_PORT": "1",
             "BATON_ROLE": "standard",
@@ -225,6 +230,7 @@ def test_settings_of_ours_are_not_inherited() -> None:
         "PATH": "/bin",
         "HF_TOKEN": "t",
         "BATON_CLUSTER_TOKEN": "c",
+        "BATON_ADMIN_TOKEN": "a",
         "BATON_DEVICE": "cpu",
         "BATON_HOME": "/home/x/baton",
         "PYTHONUNBUFFERED": "1",

@@ -26,7 +26,7 @@ from baton.cli.up import UpOptions
 from baton.errors import ProfileError, SettingsError
 from baton.settings import free_port
 from baton.types import Role
-from profiles import resolve_profile
+from profiles import ServingProfile, resolve_profile
 from tests.unit.baton.cli_fakes import Screen, fake_router, fake_worker, runs
 
 
@@ -58,7 +58,8 @@ async def serve(home: Path, manner: str, screen: Screen) -> int:
     options = options_for(home, profile="cpu-demo")
     router = fake_router(home, free_port("127.0.0.1", 30_000 + os.getpid() % 20_000))
     wish = up.make_wish(options, {})
-    plan = Plan(wish.profile, router, (fake_worker(home, "decode-1", manner),), 5.0, 5.0)
+    worker = fake_worker(home, "decode-1", manner)
+    plan = Plan(wish.profile, router, (worker,), 5.0, 5.0, admin_url="http://127.0.0.1:1")
     with StopSignals() as signals:
         async with RouterClient.open(router.url, "token") as client:
             return await up.serve(options, wish, plan, client, screen, signals, began_s=0.0)
@@ -88,6 +89,7 @@ async def test_it_serves_until_told_to_stop(
     assert stat.S_IMODE(run_file(tmp_path).stat().st_mode) == 0o600
     assert note["pid"] == os.getpid()
     assert (note["profile"], note["model"]) == ("cpu-demo", "demo")
+    assert note["admin"] == "http://127.0.0.1:1"
     workers = note["workers"]
     assert isinstance(workers, list)
     (worker,) = workers
@@ -103,6 +105,7 @@ async def test_it_serves_until_told_to_stop(
     assert f"{note['router']}/v1" in said
     assert "\ncurl " in said
     assert "Stop it with Ctrl-C" in said
+    assert "http://127.0.0.1:1 (baton pairs" in said
     assert said.endswith("stopped; nothing is left running.\n")
     assert any("first answer: came through a handoff" in line for line in screen.lines())
 
@@ -209,13 +212,27 @@ def test_a_profile_file_is_found_from_everywhere(
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra that has it; nothing is imported to find out."""
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name in ("vllm", "uvicorn") else object()
+        "importlib.util.find_spec", lambda name: None if name in ("vllm", "uvloop") else object()
     )
-    with pytest.raises(SettingsError, match=r"uvicorn \(router\); vllm \(.pu-worker\)") as caught:
+    with pytest.raises(SettingsError, match=r"uvloop \(router\); vllm \(.pu-worker\)") as caught:
         up.check_installed(resolve_profile("cpu-demo"), tmp_path)
     assert "pip install 'baton-serving[router," in caught.value.message
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     up.check_installed(resolve_profile("cpu-demo"), tmp_path)
+
+
+def test_what_only_exact_prefixes_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is asked for by profiles that have them, and by no other; tracing is never asked for."""
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name: None if name in ("zmq", "opentelemetry", "uvicorn") else object(),
+    )
+    profile = resolve_profile("cpu-demo")
+    up.check_installed(profile, tmp_path)
+    text = profile.model_dump(mode="json", by_alias=True)
+    text["spec"]["routing"]["prefix"] = "exact"
+    with pytest.raises(SettingsError, match=r"not installed: zmq \(router\)"):
+        up.check_installed(ServingProfile.model_validate(text), tmp_path)
 
 
 def test_gpus_of_the_machine(tmp_path: Path) -> None:

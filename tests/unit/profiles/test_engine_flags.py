@@ -35,6 +35,7 @@ REFUSED = [
     "distributed-executor-backend",
     "pipeline-parallel-size",
     "nnodes",
+    "kv-events-config",
     "kv-offloading-size",
     "hf-token",
     "middleware",

@@ -105,7 +105,7 @@ def test_rows_keep_their_process() -> None:
 
 def test_the_status_is_one_router_s() -> None:
     """What is equal stands once, what is work is summed."""
-    empty = {"open": [], "stranded": [], "stranded_bytes": {}}
+    empty: dict[str, Any] = {"open": [], "stranded": [], "stranded_bytes": {}}
     report = {"version": "1", "profile": {"name": "x"}, "store": "redis", "handoffs": empty}
     merged = merge_status(
         {
