@@ -26,9 +26,10 @@ from baton.types import RequestId, WorkerRecord
 from profiles import ServingProfile
 from router import sse
 from router.api import Dialect, correct_whole, engine_error, usage_of
-from router.call import Call, LegFault
+from router.call import Call, LegFault, is_fault
 from router.ledger import Entry
-from router.observe import ItlRecorder, RouterMetrics
+from router.observe import ItlRecorder, RouterMetrics, Stage, WorkerHeaders
+from router.observe import attributes as names
 from router.policy import Reason
 from router.stall import Watches
 from router.wire import Answer, Leg, Upstream
@@ -99,12 +100,19 @@ class Answerer:
             LegFault: it failed, and the client has had nothing.
         """
         call.trail.answering_at_s = self._clock.monotonic_s()
+        stage = call.span.stage(Stage.DECODE)
+        stage.set(names.WORKER, worker.id)
+        stage.set(names.ATTEMPT, call.trail.attempts)
+
+        def first() -> None:
+            stage.end()
+            on_first()
+
+        leg = self._stream if call.request.stream else self._whole
         try:
-            if call.request.stream:
-                await self._stream(call, worker, body, entry, prefill, on_first)
-            else:
-                await self._whole(call, worker, body, entry, prefill, on_first)
+            await leg(call, worker, body, stage.headers_for_worker(), entry, prefill, first)
         except PeerFault as error:
+            stage.end(error.code)
             raise self._leg_fault(call, error, worker, prefill) from error
 
     def _leg_fault(
@@ -130,6 +138,7 @@ class Answerer:
         call: Call,
         worker: WorkerRecord,
         body: bytes,
+        trace: WorkerHeaders,
         entry: Entry | None,
         prefill: WorkerRecord | None,
         on_first: Callable[[], None],
@@ -142,7 +151,7 @@ class Answerer:
                 body,
                 call.request_id,
                 timeout_s=timeout_s,
-                headers=call.worker_headers,
+                headers=trace,
             )
         self._take_whole(call, answer, worker, entry, on_first)
 
@@ -159,7 +168,7 @@ class Answerer:
         Raises:
             WorkerFailed: 5xx, or a key that the worker does not take.
         """
-        if answer.status >= 500 or answer.status == 401:
+        if is_fault(answer.status):
             raise WorkerFailed(f"worker {worker.id} answered {answer.status}")
         trail, endpoint = call.trail, call.request.endpoint
         trail.status = answer.status
@@ -191,6 +200,7 @@ class Answerer:
         call: Call,
         worker: WorkerRecord,
         body: bytes,
+        trace: WorkerHeaders,
         entry: Entry | None,
         prefill: WorkerRecord | None,
         on_first: Callable[[], None],
@@ -205,7 +215,7 @@ class Answerer:
                 body,
                 call.request_id,
                 timeout_s=first_s,
-                headers=call.worker_headers,
+                headers=trace,
             ) as leg:
                 if leg.status != 200:
                     answer = await leg.whole(timeout_s=first_s)
@@ -220,7 +230,8 @@ class Answerer:
                 on_first()
                 if entry is not None:
                     entry.first_content()
-                await self._pass_on(call, leg, events, head, entry)
+                with call.span.stage(Stage.STREAM):
+                    await self._pass_on(call, leg, events, head, entry)
 
     async def _first_content(
         self, call: Call, leg: Leg, events: sse.EventBuffer, ends_s: float, within_s: float

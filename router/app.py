@@ -73,7 +73,7 @@ def add_error_handlers(app: FastAPI) -> None:
         return openai_error(error)
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
         said = {
             404: f"There is no {request.url.path} here.",
             405: f"{request.method} is not allowed on {request.url.path}.",

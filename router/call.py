@@ -12,6 +12,7 @@ import msgspec
 from baton.errors import BatonError
 from baton.types import RequestId, WorkerId, WorkerRecord
 from router.api import GenerateRequest, Usage
+from router.observe import NO_SPAN, RequestSpan
 from router.observe import attributes as names
 from router.policy import Prediction, Reason, TokenBounds
 from router.prefix import Chain
@@ -21,6 +22,14 @@ Headers = list[tuple[str, str]]
 EARLY_S = 0.005
 """By what a timer may come before its time: event loops count in milliseconds, from when they last
 looked at the clock. What ends a request at its deadline must not count as anybody's fault."""
+
+
+def is_fault(status: int) -> bool:
+    """Whether a worker's answer is its own fault: 5xx, or a cluster token that it does not take.
+
+    501 is none: vLLM says so of what it cannot do for anybody (``NotImplementedError``).
+    """
+    return (status >= 500 and status != 501) or status == 401
 
 
 class Reply(Protocol):
@@ -183,9 +192,8 @@ class Call:
         ends_s: its last moment, on the monotonic clock.
         task: the one that serves it.
         limited_by_client: whether the client named that moment, not the profile.
-        worker_headers: what goes to workers besides our own headers: the trace context.
+        span: its trace, if there is one.
         explain: whether the client wants to be told why.
-        traced: whether a span is recorded, which says why.
         chain: hashes of the prompt's prefix, for what workers have cached.
         prefill_usage: what prefill said of the prompt, once it has.
         failed: workers that have failed this request, which gets nothing more from them.
@@ -198,9 +206,8 @@ class Call:
     ends_s: float
     task: asyncio.Task[None] | None = None
     limited_by_client: bool = False
-    worker_headers: Sequence[tuple[str, str]] = ()
+    span: RequestSpan = NO_SPAN
     explain: bool = False
-    traced: bool = False
     session: str | None = None
     chain: Chain = ()
     prefill_usage: Usage | None = None

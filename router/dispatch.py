@@ -43,10 +43,11 @@ from router.api import (
     prefill_answer,
     prefill_body,
 )
-from router.call import EARLY_S, Call, LegFault, Reply, Trail
+from router.call import EARLY_S, Call, LegFault, Reply, Trail, is_fault
 from router.counting import Counting
 from router.ledger import Entry, Ledger, Offer
-from router.observe import RouterMetrics
+from router.observe import RouterMetrics, Stage
+from router.observe import attributes as names
 from router.policy import (
     Ask,
     Fail,
@@ -119,9 +120,10 @@ class Dispatcher:
         Raises:
             BatonError: nothing was sent yet; the caller answers with the error object.
         """
-        ask = await self.ask(call)
-        match = self._pool.match(call.chain, ask.prompt_tokens)
-        decision: Plan = plan(ask, self._pool.snapshot(match), self._rng)
+        with call.span.stage(Stage.PLAN):
+            ask = await self.ask(call)
+            match = self._pool.match(call.chain, ask.prompt_tokens)
+            decision: Plan = plan(ask, self._pool.snapshot(match), self._rng)
         while True:
             call.trail.attempts += 1
             try:
@@ -148,7 +150,7 @@ class Dispatcher:
             answer_tokens=max(1, request.max_new_tokens or 1),
             local_reason=None if request.local_reason is None else str(request.local_reason),
             session=call.session or "",
-            predict=call.explain or call.traced,
+            predict=call.explain or call.span.recording,
         )
 
     async def pass_through(
@@ -219,7 +221,7 @@ class Dispatcher:
             answer = await self._upstream.ask(
                 worker, request.endpoint, request.body, request_id, timeout_s=left_s
             )
-        if answer.status >= 500 or answer.status == 401:
+        if is_fault(answer.status):
             raise WorkerFailed(f"worker {worker.id} answered {answer.status}")
         return answer
 
@@ -376,14 +378,17 @@ class Dispatcher:
             with (
                 self._pool.leg(prefill.id),
                 self._pool.prefilling_on(prefill.id, uncached) as ahead,
+                call.span.stage(Stage.PREFILL) as stage,
             ):
+                stage.set(names.WORKER, prefill.id)
+                stage.set(names.ATTEMPT, trail.attempts)
                 answer = await self._upstream.ask(
                     prefill,
                     request.endpoint,
                     prefill_body(request),
                     call.request_id,
                     timeout_s=call.left_s(began_s, self._deadlines.prefill_s),
-                    headers=call.worker_headers,
+                    headers=stage.headers_for_worker(),
                 )
         except PeerFault as error:
             if not isinstance(error, WorkerTimeout) or not call.is_over(self._clock.monotonic_s()):
@@ -392,7 +397,7 @@ class Dispatcher:
         took_s = self._clock.monotonic_s() - began_s
         self._metrics.prefill_leg.observe((), took_s)
         trail.prefill_s = took_s
-        if 400 <= answer.status < 500 and answer.status != 401:
+        if answer.status >= 400 and not is_fault(answer.status):
             # Decode will refuse the original body in the words that a single server would use.
             raise LegFault(
                 HandoffUnusable(f"prefill refused the request ({answer.status})"),

@@ -34,7 +34,7 @@ from router.api import (
 )
 from router.call import Call, Trail
 from router.flow import Ticket
-from router.observe import RequestSpan, access
+from router.observe import RequestSpan, Stage, access
 from router.state import RouterState
 from router.tenants import Tenant, effective_priority, estimate_tokens, require_model
 from router.wire import ClientGone, Exchange, Handler
@@ -238,7 +238,8 @@ class _Generate(_Handler):
             reply.extra = allowance.headers
             place = state.gate.try_admit(ticket)
             if place is None:
-                place = await state.gate.admit(ticket)
+                with span.stage(Stage.QUEUE):
+                    place = await state.gate.admit(ticket)
             with place:
                 trail.queue_s = place.waited_s
                 state.metrics.queue.observe((str(ticket.priority),), place.waited_s)
@@ -250,9 +251,8 @@ class _Generate(_Handler):
                     ends_s=ends_s,
                     task=exchange.task,
                     limited_by_client=limited,
-                    worker_headers=span.headers_for_worker(),
+                    span=span,
                     explain=exchange.header(b"x-baton-explain") == b"1",
-                    traced=span.recording,
                     session=_session(exchange) or session_of(request),
                 )
                 call.chain = state.chain_of(request, base, adapter)

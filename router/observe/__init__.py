@@ -9,17 +9,20 @@ from router.observe.lag import LoopLag
 from router.observe.metrics import ItlRecorder, RouterMetrics
 from router.observe.render import merge_pages
 from router.observe.tracing import (
+    NO_SPAN,
     NoTracer,
     RequestSpan,
     Stage,
     StageSpan,
     Tracer,
     TracingSettings,
+    WorkerHeaders,
     make_tracer,
     tracing_settings,
 )
 
 __all__ = [
+    "NO_SPAN",
     "ItlRecorder",
     "LoopLag",
     "NoTracer",
@@ -29,6 +32,7 @@ __all__ = [
     "StageSpan",
     "Tracer",
     "TracingSettings",
+    "WorkerHeaders",
     "access",
     "make_tracer",
     "merge_pages",

@@ -207,12 +207,13 @@ def _joined(found: list[tuple[bytes, bytes]], name: bytes, most: int) -> str | N
 class _NoSpan:
     """A request, or a stage of one, that nobody records; passes the client's context on."""
 
-    __slots__ = ("_forward", "recording", "trace_id")
+    __slots__ = ("_forward", "_stage", "recording", "trace_id")
 
     def __init__(self, context: ClientContext) -> None:
         self.recording = False
         self.trace_id = context.trace_id
         self._forward = context.forwarded()
+        self._stage = _NoStage(self)
 
     def set(self, name: str, value: Value | None) -> None:
         pass
@@ -224,7 +225,7 @@ class _NoSpan:
         pass
 
     def stage(self, stage: Stage) -> StageSpan:
-        return _NoStage(self)
+        return self._stage
 
     def headers_for_worker(self) -> WorkerHeaders:
         return self._forward
@@ -271,6 +272,8 @@ class NoTracer:
 
 
 _NO_SPAN = _NoSpan(NO_CONTEXT)
+NO_SPAN: RequestSpan = _NO_SPAN
+"""Of a request that nobody traces."""
 
 
 # --- on ---

@@ -172,12 +172,11 @@ def expired(stack: Stack) -> float:
 # --- decode -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_decode_killed_before_its_first_event(trio: Trio, stream: bool) -> None:
+def test_decode_killed_before_its_first_event(trio: Trio) -> None:
     """SIGKILL just before the leg reaches it: another decode worker answers, after a fresh
     prefill, and what prefill offered to the dead one is given back long before its lease ends."""
     stack = trio.stack
-    row = Row(f"decode killed before its first event{', streamed' if stream else ''}")
+    row = Row("decode killed before its first event")
     killed: list[str] = []
 
     def kill(name: str, _: Any) -> None:

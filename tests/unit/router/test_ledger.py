@@ -195,3 +195,14 @@ def test_an_offer_is_taken_once() -> None:
     assert offer.taken
     with pytest.raises(OurFault, match="twice"):
         offer.take()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_an_offer_that_is_given_back_cannot_be_taken(taken: bool) -> None:
+    """Whoever gives it back may have the parameters after decode had them, but not before."""
+    offer = Offer({"remote_block_ids": [1]}, prompt_tokens=3, kv_bytes=5)
+    if taken:
+        offer.take()
+    assert offer.give_back() == {"remote_block_ids": [1]}
+    with pytest.raises(OurFault, match="twice"):
+        offer.take()

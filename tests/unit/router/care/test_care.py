@@ -80,6 +80,49 @@ def test_an_orphan_whose_decode_worker_died() -> None:
     live(story)
 
 
+def test_an_orphan_that_only_its_own_decode_worker_may_give_back() -> None:
+    """Where that one may be pulling still, no other tells prefill that nobody will."""
+
+    async def story(cluster: FakeCluster, care: Care) -> None:
+        prefill, decode = cluster.pair()
+        second = cluster.add("d2", Role.DECODE)
+        care.update(cluster.records)
+        await until(lambda: ready(care), timeout_s=30.0)
+        ends: list[Outcome] = []
+
+        async def give_back() -> None:
+            prefill.offers["left"] = [1]
+            care.reclaimer.reclaim(
+                Orphan(
+                    request_id=RequestId("r"),
+                    path="/v1/completions",
+                    body={},
+                    params={
+                        "do_remote_prefill": True,
+                        "remote_engine_id": prefill.record.engine_id,
+                        "remote_request_id": "left",
+                    },
+                    prefill=prefill.record,
+                    decode=decode.record,
+                    expires_s=asyncio.get_running_loop().time() + 30,
+                    may_pull=False,
+                    any_decode=False,
+                    on_end=ends.append,
+                )
+            )
+            await care.drain(5.0)
+
+        await give_back()
+        restarted = msgspec.structs.replace(decode.record, engine_id=EngineId("d-2"))
+        care.update((prefill.record, restarted, second.record))
+        await give_back()
+        assert ends == [Outcome.RELEASED, Outcome.LEFT]
+        assert decode.told == ["left"]
+        assert second.told == []
+
+    live(story)
+
+
 def test_pairs_of_a_blocked_worker_wait() -> None:
     """No dummy handoff is sent to a worker whose breaker is open; afterwards they are."""
 

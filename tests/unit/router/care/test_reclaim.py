@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -179,6 +180,21 @@ def test_left_to_the_lease(trouble: str, known: bool) -> None:
         assert len(it.decode.asked) + len(it.second.asked) <= 2
         if trouble in ("hangs", "status"):
             assert it.second.asked == []
+
+    live(story)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_parameters_that_decode_has_had(known: bool) -> None:
+    """They are given back by refusal only: a pull would be their second use."""
+
+    async def story(it: Setting) -> None:
+        if known:
+            it.meet(it.decode)
+        it.reclaimer.reclaim(dataclasses.replace(it.orphan(), may_pull=False))
+        await asyncio.sleep(5)
+        assert it.decode.pulled == []
+        assert it.ends == [Outcome.RELEASED if known else Outcome.LEFT]
 
     live(story)
 
