@@ -71,7 +71,9 @@ class Row:
 def _is_settled(stack: Stack, what: str, router: str) -> bool:
     if what == "ledger":
         told = stack.admin("handoffs", router)
-        return not told["open"] and not told["stranded"] and not any(told["stranded_bytes"].values())
+        return (
+            not told["open"] and not told["stranded"] and not any(told["stranded_bytes"].values())
+        )
     if what == "breakers":
         workers = stack.admin("workers", router)["workers"]
         return all(worker["breaker"] == "closed" for worker in workers)

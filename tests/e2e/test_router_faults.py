@@ -441,9 +441,7 @@ def test_lease_over_before_decode_reads_its_leg(trio: Trio) -> None:
         answer = pool.submit(ask)
         try:
             wait_until("decode hangs", lambda: bool(hung), timeout_s=20)
-            wait_until(
-                "the lease is over", lambda: expired(stack) >= 1, timeout_s=4 * LEASE_S
-            )
+            wait_until("the lease is over", lambda: expired(stack) >= 1, timeout_s=4 * LEASE_S)
             overwrite_kv(stack, "prefill")
         finally:
             for name in hung:

@@ -198,10 +198,10 @@ async def test_the_canary_finds_corrupt_kv(stream: bool) -> None:
             assert answer.text == right_text()
         assert await c.metric("baton_canary_total", result="mismatched") == 1
         # Another heartbeat, or a lapse of one, does not lift it.
+        c.p.kv.weights = DEFAULT_WEIGHTS
         await c.remove(c.p)
         await c.register(c.p)
         await reach(c, PairState.QUARANTINED)
-        c.p.kv.weights = DEFAULT_WEIGHTS
         await c.admin("POST", "/admin/pairs/p0/d0/release")
         assert (await c.complete()).path == "disaggregated"
         c.d.corruptions.clear()
