@@ -88,14 +88,14 @@ def table() -> str:
     if not _rows:
         return ""
     lines = [
-        "| case | client saw | s | nothing stranded after, s | KV free after, s | "
+        "| case | client saw | s | nothing stranded after, s | prefill's KV free after, s | "
         "breakers closed after, s |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in _rows:
-        free = [at for what, at in row.settled.items() if what not in ("ledger", "breakers")]
+        free = row.settled.get("prefill")
         lines.append(
             f"| {row.case} | {row.saw} | {row.took_s:.1f} | {row.settled['ledger']:.1f} | "
-            f"{max(free, default=0.0):.1f} | {row.settled['breakers']:.1f} |"
+            f"{'-' if free is None else f'{free:.1f}'} | {row.settled['breakers']:.1f} |"
         )
     return "\n".join(lines)

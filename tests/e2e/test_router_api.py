@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,3 +199,117 @@ def test_openai_python(stack: Stack, prompt: str, case: Case) -> None:
 def salt() -> dict[str, Any]:
     """Extra fields that keep every earlier answer's cached blocks away."""
     return {"cache_salt": uuid.uuid4().hex}
+
+
+# --- usage --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("ask", [_chat, _completion, _response], ids=lambda ask: ask.__name__)
+def test_cached_tokens_are_those_of_one_worker(stack: Stack, ask: Any, stream: bool) -> None:
+    """A prompt, and then the same with more after it: over two handoffs as many tokens are said to
+    come from the cache as one worker would say."""
+    base = prompt_of(600, seed=5300 + stream)
+    longer = base + prompt_of(THRESHOLD + 80, seed=5310)
+    more = {"stream": True} if stream else {}
+    if stream and ask is not _response:
+        more = _USAGE
+
+    def usages(api: openai.OpenAI, *, handed: bool) -> list[Any]:
+        own, told = salt(), []
+        for text in (base, longer):
+            answer, headers = ask(api, text, own, **more)
+            assert not handed or headers["x-baton-path"] == "disaggregated", dict(headers)
+            told.append(answer.get("usage") or answer["response"]["usage"])
+        return told
+
+    handed = usages(client(stack), handed=True)
+    # Prefill computes the prompt, so it is prefill that has something cached.
+    same(handed, usages(client(stack, stack.url("prefill")), handed=False))
+
+
+# --- other clients, other endpoints -------------------------------------------------------------
+
+
+def test_anthropic_python(stack: Stack, prompt: str) -> None:
+    """Messages, whole and streamed: content, stop reason and usage are one worker's."""
+
+    def ask(base: str) -> tuple[list[Any], list[str | None]]:
+        api = anthropic.Anthropic(
+            base_url=base, api_key=None, auth_token=stack.token, max_retries=0, timeout=60
+        )
+        asked: dict[str, Any] = {
+            **{"model": MODEL, "max_tokens": 8, "temperature": 0},
+            "messages": [{"role": "user", "content": prompt}],
+        }
+        raw = api.messages.with_raw_response.create(**asked, extra_body=salt())
+        with api.messages.stream(**asked, extra_body=salt()) as stream:
+            final = stream.get_final_message()
+        paths = [answer.headers.get("x-baton-path") for answer in (raw, stream.response)]
+        return [_plain(raw.parse()), _plain(final)], paths
+
+    handed, paths = ask(stack.url("router"))
+    assert paths == ["disaggregated"] * 2
+    alone, _ = ask(stack.url("decode"))
+    assert alone[0]["content"][0]["text"]
+    same(handed, alone)
+
+
+def test_what_generates_nothing(stack: Stack) -> None:
+    """Tokens, text of tokens, and embeddings, which a model that generates has none of: the
+    router's answers are a worker's."""
+    text = "prefill, decode"
+    tokens = httpx.post(
+        stack.url("decode") + "/tokenize",
+        json={"model": MODEL, "prompt": text},
+        headers=stack.cluster_headers,
+        timeout=30,
+    ).json()["tokens"]
+    for path, body, status in (
+        ("/tokenize", {"prompt": text}, 200),
+        ("/tokenize", {"messages": [{"role": "user", "content": text}]}, 200),
+        ("/detokenize", {"tokens": tokens}, 200),
+        ("/v1/embeddings", {"input": text}, 404),
+    ):
+        body = {"model": MODEL, **body}
+        handed = httpx.post(stack.url("router") + path, json=body, timeout=30)
+        alone = httpx.post(
+            stack.url("decode") + path, json=body, headers=stack.cluster_headers, timeout=30
+        )
+        assert handed.status_code == alone.status_code == status, (path, handed.text, alone.text)
+        if status == 200:
+            assert handed.json() == alone.json()
+        else:
+            assert handed.json()["error"]["message"]
+
+
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="no node, no npm")
+def test_openai_npm(stack: Stack, prompt: str, tmp_path: Path) -> None:
+    """The npm client: chat, streams, tools, JSON schema, logprobs, responses and errors."""
+    folder = tmp_path / "client"
+    shutil.copytree(Path(__file__).parent / "openai_npm", folder)
+    subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"],
+        cwd=folder,
+        check=True,
+        timeout=180,
+        capture_output=True,
+    )
+
+    def ask(base: str) -> dict[str, Any]:
+        done = subprocess.run(
+            ["node", "ask.mjs", f"{base}/v1", stack.token, MODEL, prompt, uuid.uuid4().hex],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    handed, alone = ask(stack.url("router")), ask(stack.url("decode"))
+    assert set(handed["paths"].values()) == {"disaggregated"}
+    assert handed["told"]["parsed"]["city"] in ("Oslo", "Rome")
+    assert handed["told"]["error"] == {"kind": "NotFoundError", "status": 404}
+    same(handed["told"], alone["told"])

@@ -46,9 +46,7 @@ NOISE = 0.1
 
 def ask(stack: Stack, path: str, body: dict[str, Any], *, alone: bool = False) -> httpx.Response:
     """A request to the router, or to the decode worker itself; no answer of another is reused."""
-    fields = {"model": MODEL, "temperature": 0, **body}
-    if path != "/v1/messages":
-        fields["cache_salt"] = uuid.uuid4().hex
+    fields = {"model": MODEL, "temperature": 0, "cache_salt": uuid.uuid4().hex, **body}
     response = httpx.post(
         stack.url("decode" if alone else "router") + path,
         json=fields,

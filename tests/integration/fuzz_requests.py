@@ -254,9 +254,9 @@ def shots(draw: st.DrawFn, document: dict[str, Any], token: str, record: dict[st
         record: a worker that nobody asks for, to be registered in odd ways.
     """
     if draw(st.integers(0, 19)) == 19:
-        body = _encode(draw, _odd_record(draw, record))
+        odd = _encode(draw, _odd_record(draw, record))
         target = f"/internal/workers/{record['id']}?ttl_s=60"
-        return Shot("PUT", target, (("Authorization", f"Bearer {token}"),), body)
+        return Shot("PUT", target, (("Authorization", f"Bearer {token}"),), odd)
     paths = sorted(document["paths"])
     with_body = [path for path in paths if "requestBody" in document["paths"][path].get("post", {})]
     template = draw(st.sampled_from(with_body if draw(st.booleans()) else paths))
@@ -281,7 +281,7 @@ def shots(draw: st.DrawFn, document: dict[str, Any], token: str, record: dict[st
     }
     if path.startswith(("/internal", "/admin")) and draw(st.booleans()):
         headers["Authorization"] = f"Bearer {token}"
-    body = None
+    body: bytes | None = None
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if content is not None:
         body = _encode(draw, _spoil(draw, _body_of(draw, content["schema"])))

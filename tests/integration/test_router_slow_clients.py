@@ -216,9 +216,10 @@ async def deaf_clients(c: Cluster, count: int, said: bytes) -> AsyncIterator[Non
     before = set(c.server.public._connections)
     sockets = [deaf_socket(c.server.port) for _ in range(count)]
     try:
-        ours = lambda: c.server.public._connections - before  # noqa: E731
-        await until(lambda: len(ours()) == count, timeout_s=PATIENCE_S)
-        for connection in ours():
+        await until(
+            lambda: len(c.server.public._connections - before) == count, timeout_s=PATIENCE_S
+        )
+        for connection in c.server.public._connections - before:
             assert connection._transport is not None
             wire = connection._transport.get_extra_info("socket")
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
