@@ -65,6 +65,7 @@ from router.policy import (
     plan_local,
 )
 from router.pool import WorkerPool
+from router.stall import Watches
 from router.wire import Answer, Upstream
 
 _PASSED_THROUGH = "passed_through"
@@ -83,6 +84,7 @@ class Dispatcher:
         counting: prompt lengths.
         ledger: the book of handoffs.
         aftercare: told how workers and pairs do; reclaims orphans.
+        watches: ends waits for prefill that the registry says are in vain.
         metrics: counters and timers.
         clock: for durations.
         rng: breaks ties between workers.
@@ -98,6 +100,7 @@ class Dispatcher:
         counting: Counting,
         ledger: Ledger,
         aftercare: Aftercare,
+        watches: Watches,
         metrics: RouterMetrics,
         clock: Clock,
         rng: random.Random,
@@ -110,6 +113,7 @@ class Dispatcher:
         self._counting = counting
         self._ledger = ledger
         self._care = aftercare
+        self._watches = watches
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
@@ -378,6 +382,7 @@ class Dispatcher:
             with (
                 self._pool.leg(prefill.id),
                 self._pool.prefilling_on(prefill.id, uncached) as ahead,
+                self._watches.over(prefill),
                 call.span.stage(Stage.PREFILL) as stage,
             ):
                 stage.set(names.WORKER, prefill.id)

@@ -4,8 +4,8 @@ An engine that pulls from a hung peer waits without end, and a whole answer show
 last byte. So waits for a first sign of an answer are written down here, and each time the registry
 was read they are held against it:
 
-- The answering worker is gone, has another engine, or has not been ready for a while: nothing will
-  come from it.
+- The worker that was asked, to answer or to prefill, is gone, has another engine, or has not been
+  ready for a while: nothing will come from it.
 - Prefill is no longer ready, and decode, by its own figures from after that, has requests that are
   not running yet: it pulls from a hung peer (ADR 5). Nothing is aborted inside an engine: a late
   write into blocks that are free again would be silent corruption.

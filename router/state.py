@@ -108,6 +108,7 @@ class RouterState:
             counting=self.counting,
             ledger=self.ledger,
             aftercare=self.aftercare,
+            watches=self.watches,
             metrics=self.metrics,
             clock=self.clock,
             rng=rng,

@@ -44,9 +44,9 @@ class CareEngine(FakeEngine):
         except Refused:
             params = seen.body.get("kv_transfer_params") or {}
             if params.get("do_remote_prefill") and params["remote_engine_id"] in self.knows:
-                peer = self.fleet.engines[params["remote_engine_id"]]
-                del peer.kv.offers[params["remote_request_id"]]
-                self.released += 1
+                offers = self.fleet.engines[params["remote_engine_id"]].kv.offers
+                if offers.pop(params["remote_request_id"], None) is not None:
+                    self.released += 1
             raise
 
     async def _pull(self, job: Job) -> Any:

@@ -15,7 +15,6 @@ from collections import Counter
 from typing import Any
 
 from baton.types import Role
-from router.care import PairState
 from tests.fakes.engine import MODEL, FakeEngine, Fleet, Leg, Trouble
 from tests.fakes.waiting import until
 from tests.integration.router_cluster import (
@@ -38,7 +37,6 @@ TOKENS = 6
 SHORT_DEADLINES = (
     ("connect_s: 0.5, prefill_s: 1, first_token_s: 1, idle_s: 0.5, total_s: 3",
      "connect_s: 0.3, prefill_s: 0.3, first_token_s: 0.3, idle_s: 0.3, total_s: 2"),
-    ("warm_pairs: false", "warm_pairs: true"),
     ("worker_wait_s: 0", "worker_wait_s: 1"),
     ('routing: {prefix: "off"}',
      "routing: {prefix: approximate}\n  degrade: {steps: [other_prefill, local], attempts: 4}"),
@@ -146,11 +144,6 @@ async def test_random_faults() -> None:
     rng = random.Random(None if ASKED else 4)
     async with cluster(prefills=2, decodes=3, replace=SHORT_DEADLINES, make=care_engine) as c:
         chaos = Chaos(c, rng)
-        await until(
-            lambda: all(row.state is PairState.READY for row in c.state.care.pairs.table()),
-            timeout_s=20.0,
-            what="all pairs are warm",
-        )
         async with asyncio.TaskGroup() as group:
             group.create_task(chaos.saboteur())
             for _ in range(CLIENTS):
@@ -161,7 +154,6 @@ async def test_random_faults() -> None:
             print(f"\n{dict(chaos.ends)}")
         assert chaos.ends["right, disaggregated"] > 0
         assert chaos.ends["right, local"] > 0
-        # Everything closes again, and nothing is mistaken for corruption.
+        # Everything closes again.
         await until(lambda: not c.state.care.breakers.blocked_ids, timeout_s=30.0)
-        assert c.state.care.pairs.quarantines == 0
         assert (await c.complete()).text == right_text()

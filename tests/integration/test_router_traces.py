@@ -39,6 +39,13 @@ def stages(exporter: InMemorySpanExporter) -> tuple[ReadableSpan, dict[str, Read
     return whole, {span.name.rpartition(" ")[2]: span for span in spans if span is not whole}
 
 
+def ids(span: ReadableSpan) -> tuple[str, str]:
+    """Trace and span id, in hex."""
+    context = span.get_span_context()
+    assert context is not None
+    return format(context.trace_id, "032x"), format(context.span_id, "016x")
+
+
 async def test_a_handoff_is_told_stage_by_stage(
     traced: tuple[Cluster, InMemorySpanExporter],
 ) -> None:
@@ -48,7 +55,7 @@ async def test_a_handoff_is_told_stage_by_stage(
     await ask(c, LONG, stream=True)
     await c.settled()
     whole, parts = stages(exporter)
-    assert format(whole.get_span_context().trace_id, "032x") == TRACE
+    assert ids(whole)[0] == TRACE
     assert whole.attributes is not None
     assert whole.attributes[names.PATH] == "disaggregated"
     assert whole.attributes[names.REASON] == "long_prompt"
@@ -59,13 +66,12 @@ async def test_a_handoff_is_told_stage_by_stage(
     for leg, engine in (("prefill", c.p), ("decode", c.d)):
         span = parts[leg]
         assert span.parent is not None
-        assert span.parent.span_id == whole.get_span_context().span_id
+        assert format(span.parent.span_id, "016x") == ids(whole)[1]
         assert span.attributes is not None
         assert span.attributes[names.WORKER] == engine.name
         (seen,) = engine.requests()
         _, trace_id, span_id, _ = seen.headers["traceparent"].split("-")
-        assert trace_id == TRACE
-        assert span_id == format(span.get_span_context().span_id, "016x")
+        assert (trace_id, span_id) == ids(span)
         assert seen.headers["tracestate"] == "vendor=x"
 
 
