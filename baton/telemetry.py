@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -42,8 +41,7 @@ _MARGIN_CHARS = 1024
 """Read beyond the cut, so that a secret that lies across it is seen whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogContext:
+class LogContext(msgspec.Struct, frozen=True):
     """Whose work the current task does; stands in every JSON line that the task logs.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -69,8 +68,7 @@ class Reply(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(msgspec.Struct, eq=False):
     """What is known of a request's way, for headers, metrics, spans and logs.
 
     Times are in seconds; those that end in ``_at_s`` are moments of the monotonic clock, None
@@ -184,8 +182,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request while it is served.
 
     Attributes:
@@ -211,7 +208,7 @@ class Call:
     session: str | None = None
     chain: Chain = ()
     prefill_usage: Usage | None = None
-    failed: set[WorkerId] = field(default_factory=set)
+    failed: set[WorkerId] = msgspec.field(default_factory=set)
 
     def is_over(self, now_s: float) -> bool:
         """Whether its last moment has come."""
