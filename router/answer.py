@@ -285,6 +285,7 @@ class Answerer:
         reply.on_congestion(lambda full: leg.pause() if full else leg.resume())
         try:
             passing.take(head)
+            passing.hurry()
             await leg.pump(passing.feed, idle_s=self._deadlines.idle_s, ends_s=call.ends_s)
             if not passing.complete:
                 raise StreamBroken(f"worker {leg.worker.id} ended the stream in the middle")
@@ -333,12 +334,16 @@ class _Passing:
         self._dialect = call.request.endpoint.dialect
         self._itl = ItlRecorder()
         self._clock = clock
-        self._write = call.reply.writer
+        self._write: Callable[[bytes], None] = call.reply.write
         told = usage is not None and (usage.cached_tokens, usage.created_tokens) != (None, None)
         self._corrects = usage if told else None
         self._before = b""
         self.last = b""
         self.borders = 0
+
+    def hurry(self) -> None:
+        """The first piece is written: the others go the shortest way."""
+        self._write = self._call.reply.writer()
 
     def feed(self, data: bytes) -> None:
         """Bytes of the worker."""

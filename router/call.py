@@ -49,9 +49,8 @@ class Reply(Protocol):
         """A part of the body."""
         ...
 
-    @property
     def writer(self) -> Callable[[bytes], None]:
-        """What ``write`` does, without the detour."""
+        """What writes the parts after the first; none of them is empty."""
         ...
 
     def end(self, data: bytes = b"") -> None:

@@ -367,10 +367,9 @@ class _Reply:
         """See ``Exchange.write``."""
         self._exchange.write(data)
 
-    @property
     def writer(self) -> Callable[[bytes], None]:
-        """``Exchange.write`` itself."""
-        return self._exchange.write
+        """See ``Exchange.writer``."""
+        return self._exchange.writer()
 
     def end(self, data: bytes = b"") -> None:
         """See ``Exchange.end``."""

@@ -20,7 +20,7 @@ class _NoReply:
 
     started = False
 
-    def _never(self, *_: Any, **__: Any) -> None:
+    def _never(self, *_: Any, **__: Any) -> Any:
         raise OurFault("an explanation sends nothing to a client")
 
     start = write = end = reply = on_congestion = writer = _never

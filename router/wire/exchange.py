@@ -233,6 +233,20 @@ class Exchange:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._connection.write(data)
 
+    def writer(self) -> Callable[[bytes], None]:
+        """What writes parts of a body of many, in fewer steps than ``write``; raises like it. To be
+        asked for once the first part has been written."""
+        if not self._chunked or self._held or self.ended:
+            return self.write
+        write = self._connection.write
+
+        def write_chunk(data: bytes) -> None:
+            if self.gone:
+                raise ClientGone
+            write(b"%x\r\n%b\r\n" % (len(data), data))
+
+        return write_chunk
+
     def end(self, data: bytes = b"") -> None:
         """The last part of the body, and the end of the answer; raises like ``write``. An answer
         shorter than announced cuts the connection, so that the client cannot take it for whole."""

@@ -77,7 +77,7 @@ def profile() -> str:
     text = PROFILE.replace("max_num_seqs: 16", f"max_num_seqs: {SLOTS}")
     text = text.replace(
         f"prefill: {{accelerator: cpu, max_num_seqs: {SLOTS}, cpu_kv_cache_mib: 64,",
-        f"prefill: {{accelerator: cpu, max_num_seqs: {SLOTS}, cpu_kv_cache_mib: 16, "
+        f"prefill: {{accelerator: cpu, max_num_seqs: {SLOTS}, cpu_kv_cache_mib: 24, "
         "max_num_batched_tokens: 32,",
     )
     assert "max_num_batched_tokens" in text

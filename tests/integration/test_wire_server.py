@@ -139,6 +139,39 @@ async def test_chunked_bodies() -> None:
 
 
 @on_both_loops
+async def test_the_short_way_of_writing() -> None:
+    """After the first part, the short way writes the same as the long one; to a client that is gone
+    it says so; of a body of known length it is the long way."""
+    left: list[Exception] = []
+
+    async def stream(exchange: Exchange) -> None:
+        known = exchange.path == "/known"
+        exchange.start(200, [], length=6 if known else None)
+        exchange.write(b"one")
+        write = exchange.writer()
+        write(b"two")
+        if exchange.path == "/gone":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                try:
+                    write(b"three")
+                except ClientGone as gone:
+                    left.append(gone)
+                raise
+        exchange.end()
+
+    paths = ("/", "/known", "/gone")
+    async with serving({("GET", path): stream for path in paths}) as server:
+        async with connected(server) as client:
+            for path in (b"/", b"/known"):
+                await client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                assert (await client.reply()).body == b"onetwo"
+            await client.send(b"GET /gone HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: left)
+
+
+@on_both_loops
 async def test_large_bodies() -> None:
     """A body much larger than what is read ahead comes through, under the handler's limit."""
     size = 9 << 20
