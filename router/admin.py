@@ -34,6 +34,7 @@ def build_admin_app(state: RouterState, admin_token: str) -> FastAPI:
         title="Baton router, admin",
         version=__version__,
         description="What a router does and why. Every call needs the admin token.",
+        redirect_slashes=False,
     )
     add_error_handlers(app)
     add_health_routes(app, state)

@@ -44,6 +44,8 @@ def build_app(state: RouterState, whole: AskWhole | None = None) -> FastAPI:
         title="Baton router",
         version=__version__,
         description="OpenAI-compatible front door of disaggregated prefill and decode workers.",
+        # Behind a proxy with TLS they would lead to http, with whatever Host the client named.
+        redirect_slashes=False,
     )
     add_error_handlers(app)
     add_health_routes(app, state, whole)

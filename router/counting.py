@@ -69,8 +69,11 @@ class Counting:
         # not or could not be made. Bounded by the models that are registered.
         self._counters: dict[str, PromptCounter | None] = {}
 
-    async def bounds(self, request: GenerateRequest, threshold: int) -> TokenBounds | None:
-        """Bounds that decide on which side of ``threshold`` (tokens) the prompt is, or None."""
+    async def bounds(
+        self, request: GenerateRequest, threshold: int, *, within_s: float = _ASK_S
+    ) -> TokenBounds | None:
+        """Bounds that decide on which side of ``threshold`` (tokens) the prompt is, or None; a
+        worker is waited for ``within_s`` at most."""
         began_s = self._clock.monotonic_s()
         worker = self._teller(request.model)
         if worker is None:
@@ -82,7 +85,7 @@ class Counting:
             found = await self._by_counter(counter, request, threshold, worker)
         if found is None:
             how = "worker"
-            found = await self._by_worker(request, worker)
+            found = await self._by_worker(request, worker, within_s)
         elif not found.exact:
             how = "bytes"
         self._metrics.counting.observe((how,), self._clock.monotonic_s() - began_s)
@@ -188,7 +191,7 @@ class Counting:
         return counter
 
     async def _by_worker(
-        self, request: GenerateRequest, worker: WorkerRecord
+        self, request: GenerateRequest, worker: WorkerRecord, within_s: float = _ASK_S
     ) -> TokenBounds | None:
         question = count_question(request)
         if question is None:
@@ -199,7 +202,7 @@ class Counting:
                 question.path,
                 question.body,
                 RequestId("baton-tokenize"),
-                timeout_s=_ASK_S,
+                timeout_s=min(_ASK_S, within_s),
             )
             if answer.status != 200:
                 return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NoReturn
 
@@ -88,6 +89,8 @@ class Dispatcher:
         metrics: counters and timers.
         clock: for durations.
         rng: breaks ties between workers.
+        unseen_s: for how long what was just read may have lain unread, since this process stood
+            still: an offer's lease has run meanwhile.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Dispatcher:
         metrics: RouterMetrics,
         clock: Clock,
         rng: random.Random,
+        unseen_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._profile = profile
         self._deadlines = profile.spec.deadlines
@@ -117,6 +121,7 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
+        self._unseen_s = unseen_s
 
     async def serve(self, call: Call) -> None:
         """Answers one request, errors of a started stream included.
@@ -145,7 +150,11 @@ class Dispatcher:
         bounds: TokenBounds | None = None
         if classify is not None and request.local_reason is None:
             began_s = self._clock.monotonic_s()
-            bounds = await self._counting.bounds(request, classify.threshold_tokens)
+            bounds = await self._counting.bounds(
+                request,
+                classify.threshold_tokens,
+                within_s=call.left_s(began_s, self._deadlines.first_token_s),
+            )
             call.trail.count_s = self._clock.monotonic_s() - began_s
         call.trail.prompt_tokens = bounds
         return Ask(
@@ -419,6 +428,7 @@ class Dispatcher:
             prompt_tokens=offer.prompt_tokens,
             kv_bytes=offer.kv_bytes,
             lease_s=self._profile.spec.transfer.lease_s,
+            unseen_s=self._unseen_s(),
         )
         return offer
 

@@ -348,7 +348,7 @@ class _Reply:
     def __init__(self, exchange: Exchange, client_id: bytes | None, request_id: RequestId) -> None:
         self._exchange = exchange
         # The client's own id, if it is one that can be sent back.
-        sound = client_id is not None and len(client_id) <= 200 and client_id.isascii()
+        sound = client_id is not None and 0 < len(client_id) <= 200 and client_id.isascii()
         self._id = client_id.decode("ascii") if client_id is not None and sound else request_id
         self.extra: Sequence[tuple[str, str]] = ()
 

@@ -166,9 +166,12 @@ class Entry:
         """The first leg goes out."""
         self._ledger.advance(self.key, protocol.PrefillSent(self._now_s()))
 
-    def prefill_answered(self, *, prompt_tokens: int, kv_bytes: int, lease_s: float) -> None:
-        """Prefill offers blocks; the lease runs."""
-        event = protocol.PrefillAnswered(self._now_s(), prompt_tokens, kv_bytes, lease_s)
+    def prefill_answered(
+        self, *, prompt_tokens: int, kv_bytes: int, lease_s: float, unseen_s: float = 0.0
+    ) -> None:
+        """Prefill offers blocks; the lease has run for up to ``unseen_s`` already."""
+        at_s = max(self._ledger.get(self.key).updated_s, self._now_s() - unseen_s)
+        event = protocol.PrefillAnswered(at_s, prompt_tokens, kv_bytes, lease_s)
         self._ledger.advance(self.key, event)
         self._ledger.metrics.kv_bytes.add((), kv_bytes)
 

@@ -46,12 +46,17 @@ class Watches:
         clock: for how long a worker has been silent.
         silent_s: how long an answering worker may say that its engine is not ready (on top of the
             three seconds after which it says so) before waits for it are given up.
+        pulling_silent_s: the same of one that is to pull. Much less than a lease: one that hung
+            with its leg unread must not come back later, pull what is no longer there, and answer.
     """
 
-    def __init__(self, records: Records, clock: Clock, *, silent_s: float) -> None:
+    def __init__(
+        self, records: Records, clock: Clock, *, silent_s: float, pulling_silent_s: float
+    ) -> None:
         self._records = records
         self._clock = clock
         self._silent_s = silent_s
+        self._pulling_silent_s = pulling_silent_s
         self._open: dict[int, Watch] = {}
 
     def over(
@@ -90,7 +95,8 @@ class Watches:
         if watch.silent_since_s is None:
             watch.silent_since_s = now_s
         silent_s = now_s - watch.silent_since_s
-        if silent_s < (_GONE_S if now is None else self._silent_s):
+        most_s = self._silent_s if watch.prefill is None else self._pulling_silent_s
+        if silent_s < (_GONE_S if now is None else most_s):
             return None
         return WorkerTimeout(f"worker {then.id} fell silent before it answered")
 

@@ -36,6 +36,8 @@ _HOUSEKEEPING_S = 1.0
 _LONGEST_SILENCE_S = 10.0
 """An answering worker that says for so long that its engine is not ready is given up, sooner where
 the profile gives tokens less time."""
+_PULLING_SILENCE = 1 / 3
+"""Of a lease: the same of one that is to pull."""
 
 log = logging.getLogger("baton.router")
 
@@ -88,8 +90,12 @@ class RouterState:
             self.clock,
             share=settings.share,
         )
+        silent_s = min(_LONGEST_SILENCE_S, spec.deadlines.idle_s)
         self.watches = Watches(
-            self.pool, self.clock, silent_s=min(_LONGEST_SILENCE_S, spec.deadlines.idle_s)
+            self.pool,
+            self.clock,
+            silent_s=silent_s,
+            pulling_silent_s=min(silent_s, spec.transfer.lease_s * _PULLING_SILENCE),
         )
         self.aftercare = Aftercare(self.care, self.ledger, self.gate.kick)
         self.counting = Counting(self.upstream, self.pool, self.metrics, self.clock)
@@ -112,6 +118,7 @@ class RouterState:
             metrics=self.metrics,
             clock=self.clock,
             rng=rng,
+            unseen_s=lambda: 0.0 if self.lag is None else self.lag.unseen_s(),
         )
         self.rng = rng
         self._id_prefix = f"baton-{secrets.token_hex(6)}-"

@@ -91,6 +91,9 @@ class Pairs:
         self._due: list[tuple[float, int, PairKey, Pair]] = []
         self._order = 0
         self._wake = asyncio.Event()
+        # Checks under way. One of a worker that has fallen silent is given up, or a few hung
+        # workers would keep all others unchecked.
+        self._under_way: dict[Pair, asyncio.Timeout] = {}
         self._tasks = Tasks(CHECKS_AT_A_TIME)
 
     # --- what others ask ---
@@ -200,6 +203,10 @@ class Pairs:
             self._add_pairs_of(changed)
             self._due = [entry for entry in self._due if self._pairs.get(entry[2]) is entry[3]]
             heapq.heapify(self._due)
+        for pair, check in self._under_way.items():
+            silent = any(self._is_silent(end.id) for end in (pair.prefill, pair.decode))
+            if silent and not check.expired():
+                check.reschedule(asyncio.get_running_loop().time())
 
     def start(self) -> None:
         """Begins to check, in the background."""
@@ -217,6 +224,11 @@ class Pairs:
             return True
         # Silent for a moment: the same engine comes back with the same handshakes.
         return identity(record) == identity(self._workers.get(record.id))
+
+    def _is_silent(self, worker_id: WorkerId) -> bool:
+        """Whether it is gone, or says itself that its engine does not answer."""
+        record = self._workers.get(worker_id)
+        return record is None or record.state not in (WorkerState.READY, WorkerState.DRAINING)
 
     def _knows(self, record: WorkerRecord) -> bool:
         return identity(self._workers.get(record.id)) == identity(record)
@@ -282,7 +294,7 @@ class Pairs:
     async def _check_for_ever(self) -> None:
         while True:
             key, pair = await self._next_due()
-            if self._is_blocked(key[0]) or self._is_blocked(key[1]):
+            if any(self._is_blocked(end) or self._is_silent(end) for end in key):
                 self._check_in(_BLOCKED_PAUSE_S, key, pair)
                 continue
             await self._check(key, pair)
@@ -315,15 +327,20 @@ class Pairs:
     async def _check(self, key: PairKey, pair: Pair) -> None:
         self._enter(key, pair, PairState.CHECKING, pair.reason)
         try:
-            measured = await measure(
-                self._asker,
-                pair.prefill,
-                pair.decode,
-                floor_bytes_per_s=self._rules.floor_bytes_per_s,
-                timeout_s=self._check_timeout_s,
-                clock=self._clock,
-                rng=self._rng,
-            )
+            async with asyncio.timeout(None) as self._under_way[pair]:
+                measured = await measure(
+                    self._asker,
+                    pair.prefill,
+                    pair.decode,
+                    floor_bytes_per_s=self._rules.floor_bytes_per_s,
+                    timeout_s=self._check_timeout_s,
+                    clock=self._clock,
+                    rng=self._rng,
+                )
+        except TimeoutError:
+            if pair.state is PairState.CHECKING:
+                self._failed(key, pair, "one of the workers fell silent during the check")
+            return
         except PeerFault as fault:
             if pair.state is PairState.CHECKING:
                 self._failed(key, pair, fault.message)
@@ -334,6 +351,8 @@ class Pairs:
             if pair.state is PairState.CHECKING:
                 self._failed(key, pair, f"internal error: {type(error).__name__}")
             return
+        finally:
+            del self._under_way[pair]
         self._conclude(key, pair, measured)
 
     def _conclude(self, key: PairKey, pair: Pair, measured: Measured) -> None:

@@ -27,11 +27,13 @@ class LoopLag:
         self._window_ends_s = 0.0
         self._worst_s = 0.0
         self._worst_before_s = 0.0
+        self._last_s = self._before_last_s = loop.time()
 
     def start(self) -> None:
         """Begins to measure; a second call changes nothing."""
         if self._timer is None:
-            self._window_ends_s = self._loop.time() + WINDOW_S
+            self._last_s = self._before_last_s = self._loop.time()
+            self._window_ends_s = self._last_s + WINDOW_S
             self._arm()
 
     def stop(self) -> None:
@@ -44,6 +46,14 @@ class LoopLag:
         """The worst of this window and the one before."""
         return max(self._worst_s, self._worst_before_s)
 
+    def unseen_s(self) -> float:
+        """For how long, at most, what is read now may have lain in its socket.
+
+        Since the tick before the last: after a standstill the late tick comes first, and then what
+        came meanwhile. Half a second or less, as long as there was none.
+        """
+        return self._loop.time() - self._before_last_s
+
     def _arm(self) -> None:
         self._due_s = self._loop.time() + TICK_S
         self._timer = self._loop.call_at(self._due_s, self._tick)
@@ -54,4 +64,5 @@ class LoopLag:
             self._worst_before_s, self._worst_s = self._worst_s, 0.0
             self._window_ends_s = now_s + WINDOW_S
         self._worst_s = max(self._worst_s, now_s - self._due_s)
+        self._before_last_s, self._last_s = self._last_s, now_s
         self._arm()

@@ -44,6 +44,8 @@ QUESTION = [{"role": "user", "content": PROMPT + "What is a relay?"}]
 TOKENS = 8
 _FREE_S = 15.0
 """For an engine to free what it held; a real one does it in about 0.1 s."""
+_AT_ONCE_S = 5.0
+"""The same where it must not be the lease that frees it, of 10 s in the tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +287,8 @@ async def check_whole_answers(engine: EngineAt) -> None:
 
 
 async def check_a_response(engine: EngineAt) -> None:
-    """A response says what the chat of the same prompt says, and stops at its limit. The same prompt:
-    the tokenizer's special tokens go before the template's, as a chat has to ask for."""
+    """A response says what the chat of the same prompt says, and stops at its limit. Of the same
+    prompt: the tokenizer's special tokens go before the template's, as a chat has to ask for."""
     answer = await _whole(engine, _response(engine))
     assert answer["object"] == "response"
     assert answer["model"] == engine.model
@@ -583,6 +585,24 @@ async def check_handoff_frees_everything(prefill: EngineAt, decode: EngineAt) ->
     await _until_idle(decode)
 
 
+async def check_a_refusal_gives_an_offer_back(prefill: EngineAt, decode: EngineAt) -> None:
+    """A request that decode has to refuse, with parameters, frees prefill's blocks at once: how the
+    router gives back what nobody will pull, long before a lease ends."""
+    await _until_idle(prefill)
+    request = _completion(decode)
+    await _whole(decode, request, await _prefill(prefill, request))  # they know each other
+    params = await _prefill(prefill, request)
+    assert (await _load(prefill)).kv_usage > 0
+    refused = {"model": "nobody", "prompt": [1], "max_tokens": 1, "kv_transfer_params": params}
+    for _ in range(2):  # the second time there is nothing left to free, which does no harm
+        reply = await _ask(decode, "POST", Endpoint.COMPLETIONS, msgspec.json.encode(refused))
+        assert reply.status == 404
+        async with asyncio.timeout(_AT_ONCE_S):
+            while (await _load(prefill)).kv_usage > 0:  # noqa: ASYNC110 (as above)
+                await asyncio.sleep(0.05)
+    assert _text(await _whole(decode, request)) == _text(await _whole(decode, request))
+
+
 async def check_failed_pull(prefill: EngineAt, decode: EngineAt) -> None:
     """KV that cannot be pulled is an error: status 500, and in a stream an event after the 200, or
     for responses, whose error event the engine cannot write, a stream that breaks off. Never
@@ -654,5 +674,6 @@ PAIR_CHECKS: tuple[PairCheck, ...] = (
     check_handoff_logprobs,
     check_cached_tokens,
     check_handoff_frees_everything,
+    check_a_refusal_gives_an_offer_back,
     check_failed_pull,
 )

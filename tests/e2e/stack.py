@@ -40,8 +40,10 @@ spec:
   model: {{source: demo, served_name: {MODEL}, max_model_len: 4096}}
   classify: {{threshold_tokens: {THRESHOLD}}}
   pools:
-    prefill: {{accelerator: cpu, max_num_seqs: 16, cpu_kv_cache_mib: 64, enforce_eager: true}}
-    decode: {{accelerator: cpu, max_num_seqs: 16, cpu_kv_cache_mib: 64, enforce_eager: true}}
+    prefill: {{accelerator: cpu, max_num_seqs: 16, cpu_kv_cache_mib: 64, enforce_eager: true,
+      engine_args: {{tool-call-parser: hermes, enable-auto-tool-choice: true}}}}
+    decode: {{accelerator: cpu, max_num_seqs: 16, cpu_kv_cache_mib: 64, enforce_eager: true,
+      engine_args: {{tool-call-parser: hermes, enable-auto-tool-choice: true}}}}
   transfer: {{block_size: {BLOCK}, lease_s: {LEASE_S}}}
   deadlines: {{connect_s: 2, prefill_s: 10, first_token_s: 30, idle_s: 10, total_s: 90}}
   limits: {{in_flight: 64, drain_s: 30}}

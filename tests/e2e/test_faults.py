@@ -11,11 +11,20 @@ import httpx
 import openai
 import pytest
 
+from tests.e2e.fault_table import Row
 from tests.e2e.stack import MODEL, THRESHOLD, Stack, wait_until
 from tests.e2e.test_handoff import client, complete, prompt_of
 from tests.fakes.gate import Gate
 
 pytestmark = pytest.mark.engine
+
+
+BOTH = ("prefill", "decode")
+
+
+def streamed(stream: bool) -> str:
+    """For the names of cases."""
+    return ", streamed" if stream else ""
 
 
 def engine_is_free(stack: Stack, name: str) -> bool:
@@ -37,17 +46,19 @@ def test_prefill_killed_between_the_legs(stack: Stack, gate: Gate, stream: bool)
     complete(client(stack), prompt_of(THRESHOLD, seed=400 + stream), stream=False)
     prompt = prompt_of(THRESHOLD + 40, seed=410 + stream)
     gate.before_handoff = lambda _: stack.signal_engine("prefill", signal.SIGKILL)
-    began = time.monotonic()
-    text, _, headers = complete(client(stack), prompt, stream=stream)
-    took = time.monotonic() - began
+    row = Row(f"prefill killed after it has answered{streamed(stream)}")
+    with row.client():
+        text, _, headers = complete(client(stack), prompt, stream=stream)
     assert gate.before_handoff is None
     assert headers["x-baton-path"] == "local"
     assert headers["x-baton-reason"] == "transfer_failed"
     assert text == reference(stack, prompt)
-    assert took < 12
+    assert row.took_s < 12
+    row.saw = "200, correct, local, transfer_failed"
     # The dead engine is noticed before its heartbeat runs out (5 s), and comes back by itself.
     wait_until("prefill is not ready", lambda: not stack.is_ready("prefill"), timeout_s=4)
     stack.wait_ready("prefill")
+    row.settle(stack, BOTH)
     _, _, headers = complete(client(stack), prompt_of(THRESHOLD, seed=420 + stream), stream=False)
     assert headers["x-baton-path"] == "disaggregated"
 
@@ -58,16 +69,18 @@ def test_prefill_stopped_between_the_legs(stack: Stack, gate: Gate, stream: bool
     comes all the same, within the deadline for a first token, whole answers included."""
     prompt = prompt_of(THRESHOLD + 70, seed=430 + stream)
     gate.before_handoff = lambda _: stack.signal_engine("prefill", signal.SIGSTOP)
-    began = time.monotonic()
+    row = Row(f"prefill hung between the legs{streamed(stream)}")
     try:
-        text, _, headers = complete(client(stack), prompt, stream=stream)
-        took = time.monotonic() - began
+        with row.client():
+            text, _, headers = complete(client(stack), prompt, stream=stream)
     finally:
         stack.signal_engine("prefill", signal.SIGCONT)
     assert headers["x-baton-reason"] == "transfer_failed"
     assert text == reference(stack, prompt)
-    assert took < 30
+    assert row.took_s < 30
+    row.saw = "200, correct, local, transfer_failed"
     stack.wait_ready("prefill")
+    row.settle(stack, BOTH)
 
 
 def test_prefill_stopped_before_the_first_leg(stack: Stack) -> None:
@@ -75,10 +88,10 @@ def test_prefill_stopped_before_the_first_leg(stack: Stack) -> None:
     and once the worker is known to be silent, at once."""
     prompt = prompt_of(THRESHOLD + 5, seed=440)
     stack.signal_engine("prefill", signal.SIGSTOP)
-    began = time.monotonic()
+    row = Row("prefill hung before its leg")
     try:
-        text, _, headers = complete(client(stack), prompt, stream=False)
-        took = time.monotonic() - began
+        with row.client():
+            text, _, headers = complete(client(stack), prompt, stream=False)
         assert headers["x-baton-reason"] in ("prefill_failed", "no_prefill_worker")
         wait_until("prefill is not ready", lambda: not stack.is_ready("prefill"), timeout_s=10)
         began = time.monotonic()
@@ -87,10 +100,12 @@ def test_prefill_stopped_before_the_first_leg(stack: Stack) -> None:
     finally:
         stack.signal_engine("prefill", signal.SIGCONT)
     assert text == reference(stack, prompt)
-    assert took < 10 + 5
+    assert row.took_s < 10 + 5
     assert again["x-baton-reason"] == "no_prefill_worker"
     assert took_again < 5
+    row.saw = f"200, correct, local, {headers['x-baton-reason']}"
     stack.wait_ready("prefill")
+    row.settle(stack, BOTH)
 
 
 def test_decode_killed_in_mid_stream(stack: Stack) -> None:
@@ -112,8 +127,10 @@ def test_decode_killed_in_mid_stream(stack: Stack) -> None:
             if got == 5:
                 stack.signal_engine("decode", signal.SIGKILL)
 
-    with pytest.raises(openai.APIError, match=r"broke off|in the middle"):
+    row = Row("decode killed in mid-stream")
+    with row.client(), pytest.raises(openai.APIError, match=r"broke off|in the middle"):
         read_and_kill()
+    row.saw = "what had come, then an error event"
     assert got >= 5
     refused = httpx.post(
         stack.url("router") + "/v1/completions",
@@ -124,6 +141,7 @@ def test_decode_killed_in_mid_stream(stack: Stack) -> None:
     if refused.status_code != 200:
         assert refused.json()["error"]["message"]
     stack.wait_ready("prefill", "decode")
+    row.settle(stack, BOTH)
     text, _, headers = complete(client(stack), prompt_of(THRESHOLD + 11, seed=451), stream=False)
     assert text
     assert headers["x-baton-path"] == "disaggregated"

@@ -77,7 +77,9 @@ def _response(api: openai.OpenAI, prompt: str, own: dict[str, Any], **more: Any)
     return _collect(raw, _response_event, stream=bool(more.get("stream")))
 
 
-def _collect(raw: Any, piece: Callable[[Any, dict[str, Any]], None], *, stream: bool) -> Any:
+def _collect(
+    raw: Any, piece: Callable[[Any, dict[str, Any]], None], *, stream: bool
+) -> tuple[Any, Any]:
     if not stream:
         return _plain(raw.parse()), raw.headers
     told: dict[str, Any] = {}
@@ -211,7 +213,7 @@ def test_cached_tokens_are_those_of_one_worker(stack: Stack, ask: Any, stream: b
     come from the cache as one worker would say."""
     base = prompt_of(600, seed=5300 + stream)
     longer = base + prompt_of(THRESHOLD + 80, seed=5310)
-    more = {"stream": True} if stream else {}
+    more: dict[str, Any] = {"stream": True} if stream else {}
     if stream and ask is not _response:
         more = _USAGE
 
@@ -233,26 +235,31 @@ def test_cached_tokens_are_those_of_one_worker(stack: Stack, ask: Any, stream: b
 
 def test_anthropic_python(stack: Stack, prompt: str) -> None:
     """Messages, whole and streamed: content, stop reason and usage are one worker's."""
+    asked: dict[str, Any] = {
+        **{"model": MODEL, "max_tokens": 8},
+        "messages": [{"role": "user", "content": prompt}],
+    }
 
     def ask(base: str) -> tuple[list[Any], list[str | None]]:
-        api = anthropic.Anthropic(
+        with anthropic.Anthropic(
             base_url=base, api_key=None, auth_token=stack.token, max_retries=0, timeout=60
-        )
-        asked: dict[str, Any] = {
-            **{"model": MODEL, "max_tokens": 8, "temperature": 0},
-            "messages": [{"role": "user", "content": prompt}],
-        }
-        raw = api.messages.with_raw_response.create(**asked, extra_body=salt())
-        with api.messages.stream(**asked, extra_body=salt()) as stream:
-            final = stream.get_final_message()
-        paths = [answer.headers.get("x-baton-path") for answer in (raw, stream.response)]
-        return [_plain(raw.parse()), _plain(final)], paths
+        ) as api:
+            raw = api.messages.with_raw_response.create(**asked, extra_body=greedy())
+            with api.messages.stream(**asked, extra_body=greedy()) as stream:
+                final = stream.get_final_message()
+                paths = [answer.headers.get("x-baton-path") for answer in (raw, stream.response)]
+            return [_plain(raw.parse()), _plain(final)], paths
 
     handed, paths = ask(stack.url("router"))
     assert paths == ["disaggregated"] * 2
     alone, _ = ask(stack.url("decode"))
     assert alone[0]["content"][0]["text"]
     same(handed, alone)
+
+
+def greedy() -> dict[str, Any]:
+    """What the Anthropic client has no argument for."""
+    return {"temperature": 0, **salt()}
 
 
 def test_what_generates_nothing(stack: Stack) -> None:

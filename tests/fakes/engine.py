@@ -278,13 +278,18 @@ class FakeEngine:
             await asyncio.Event().wait()
         if fault.trouble is Trouble.CUT_BEFORE_HEADERS:
             await reply.cut()
-        job = parse_job(
-            seen.path,
-            seen.body,
-            model=self.model,
-            max_model_len=self.max_model_len,
-            tokenize=self._tokenize,
-        )
+        try:
+            job = parse_job(
+                seen.path,
+                seen.body,
+                model=self.model,
+                max_model_len=self.max_model_len,
+                tokenize=self._tokenize,
+            )
+        except Refused as refused:
+            if refused.status == 404:
+                self._give_back(seen.body.get("kv_transfer_params") or {})
+            raise
         label = seen.headers.get("x-request-id", f"random-{next(self._ids)}")
         if job.stream:
             await self._stream(job, label, fault, reply)
@@ -321,6 +326,12 @@ class FakeEngine:
             )
             for index, prompt in enumerate(p for p in job.prompts for _ in range(job.choices))
         ]
+
+    def _give_back(self, params: dict[str, Any]) -> None:
+        """Tells prefill that nobody will pull: what vLLM does for a model that it does not have."""
+        peer = self.fleet.engines.get(params.get("remote_engine_id", ""))
+        if peer is not None and params.get("do_remote_prefill"):
+            peer.kv.give_back(params["remote_request_id"])
 
     async def _pull(self, job: Job) -> list[Corruption]:
         params = job.params

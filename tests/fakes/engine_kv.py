@@ -109,6 +109,12 @@ class KvSide:
         """Offers whose blocks are still pinned."""
         return [o for o in self.offers.values() if not o.pulled and now_s < o.expires_s]
 
+    def give_back(self, request_id: str) -> None:
+        """A decode engine says that nobody will pull: the blocks are free."""
+        offer = self.offers.get(request_id)
+        if offer is not None:
+            offer.pulled = True
+
     def pull(
         self,
         reader: KvSide,

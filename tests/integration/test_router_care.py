@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
@@ -32,10 +32,6 @@ FAR = (
 )
 """No deadline ends anything."""
 WARM = (FAR, ("warm_pairs: false", "warm_pairs: true"))
-
-
-def degrade(said: str) -> Sequence[tuple[str, str]]:
-    return (FAR, ('routing: {prefix: "off"}', f'routing: {{prefix: "off"}}\n  degrade: {{{said}}}'))
 
 
 class Poisoned(CareEngine):
@@ -139,6 +135,49 @@ async def test_a_pair_that_fails_is_not_used() -> None:
         await reach(c, PairState.READY, PairState.READY)
         await c.remove(good)
         assert (await c.complete()).path == "disaggregated"
+
+
+async def test_hung_workers_do_not_keep_others_unchecked() -> None:
+    """The checks of two workers hang; when their heartbeats say so, others have their turn, and the
+    hung ones are checked when they are back."""
+    async with cluster(replace=WARM, make=care_engine, prefills=3, register=False) as c:
+        hung = c.prefills[:2]
+        for engine in hung:
+            engine.freeze()
+            await c.register(engine)
+        await c.register(c.d)
+        await until(lambda: all(e.requests() for e in hung), timeout_s=PATIENCE_S)
+        await c.register(c.prefills[2])
+        assert states(c)["p2", "d0"] is PairState.UNCHECKED
+        for engine in hung:
+            await c.register(engine, state=WorkerState.WARMING)
+        # Well within the half minute that a check may take.
+        await until(lambda: states(c)["p2", "d0"] is PairState.READY, timeout_s=PATIENCE_S)
+        assert states(c)["p0", "d0"] is PairState.FAILED
+        for engine in hung:
+            engine.thaw()
+            await c.register(engine)
+        await reach(c, *[PairState.READY] * 3)
+
+
+async def test_workers_that_leave_while_a_pair_is_checked() -> None:
+    """A check whose worker goes, drains or is another one by its end changes nothing for others."""
+    async with cluster(replace=WARM, make=care_engine, prefills=3, register=False) as c:
+        for engine in c.prefills:
+            engine.freeze()
+        for engine in c.engines:
+            await c.register(engine)
+        await until(lambda: any(e.requests() for e in c.prefills), timeout_s=PATIENCE_S)
+        await c.remove(c.prefills[0])
+        await c.register(c.prefills[1], state=WorkerState.DRAINING)
+        await c.register(c.prefills[2], engine_id="p2-run-2")
+        c.prefills[2].kv.engine_id = "p2-run-2"
+        c.fleet.engines["p2-run-2"] = c.prefills[2]
+        for engine in c.prefills:
+            engine.thaw()
+        await until(lambda: states(c).get(("p2", "d0")) is PairState.READY, timeout_s=PATIENCE_S)
+        answer = await c.complete()
+        assert (answer.path, answer.text) == ("disaggregated", right_text())
 
 
 async def test_a_slow_pair_is_flagged() -> None:
@@ -337,99 +376,3 @@ async def test_an_offer_that_is_too_old_is_given_back(monkeypatch: pytest.Monkey
         await until(lambda: decode.released == 1, timeout_s=PATIENCE_S)
         await until(lambda: not c.state.ledger.stranded_handoffs(), timeout_s=PATIENCE_S)
         assert c.p.kv.held(c.fleet.clock.monotonic_s()) == []
-
-
-# --- what is tried after a failed handoff -------------------------------------------------------
-
-
-async def test_another_prefill_worker() -> None:
-    """``other_prefill`` comes first by default, and never leads back to the one that failed."""
-    async with cluster(prefills=2, replace=(FAR,)) as c:
-        for engine in c.prefills:
-            engine.inject(Trouble.STATUS, Leg.PREFILL, status=500)
-        # Whichever is first fails; the other fails as well: then decode alone.
-        answer = await c.complete()
-        assert (answer.path, answer.reason) == ("local", "prefill_failed")
-        assert [len(engine.requests()) for engine in c.prefills] == [1, 1]
-        c.prefills[0].inject(Trouble.STATUS, Leg.PREFILL, times=100)
-        reasons = set()
-        for _ in range(6):
-            answer = await c.complete()
-            assert (answer.path, answer.text) == ("disaggregated", right_text())
-            reasons.add(answer.reason)
-        assert reasons <= {"long_prompt", "prefill_failed"}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_local_within_a_budget(stream: bool) -> None:
-    """A prompt that is too long for decode alone fails, with prefill's fault; a shorter one is
-    computed there."""
-    async with cluster(replace=degrade("steps: [local], local_tokens: 150")) as c:
-        assert 64 < len(tokens_of("x" * 100)) <= 150 < len(tokens_of(LONG))
-        c.p.inject(Trouble.STATUS, Leg.PREFILL, times=2)
-        answer = await c.complete("x" * 100, stream=stream)
-        assert (answer.status, answer.path) == (200, "local")
-        answer = await c.complete(LONG, stream=stream)
-        assert answer.status == 502
-        assert answer.error["code"] == "worker_failed"
-        assert len(c.d.requests()) == 1
-
-
-async def test_waiting_for_a_prefill_worker() -> None:
-    """``queue``: the request waits until another prefill worker is there, and is handed over."""
-    said = "steps: [other_prefill, queue], attempts: 10"
-    async with cluster(prefills=2, register=False, replace=degrade(said)) as c:
-        await c.register(c.d)
-        await c.register(c.p)
-        c.p.inject(Trouble.STATUS, Leg.PREFILL)
-        asking = asyncio.create_task(c.complete())
-        await until(lambda: c.p.requests() and c.p.requests()[0].finished)
-        await c.register(c.prefills[1])
-        answer = await asking
-        assert (answer.path, answer.text) == ("disaggregated", right_text())
-        assert answer.reason == "prefill_failed"
-        assert len(c.prefills[1].requests()) == 1
-        assert c.d.requests(Leg.LOCAL) == []
-
-
-async def test_waiting_in_vain() -> None:
-    """It ends with the attempts, or with its client."""
-    async with cluster(replace=degrade("steps: [queue], attempts: 2")) as c:
-        c.p.inject(Trouble.STATUS, Leg.PREFILL, times=2)
-        answer = await c.complete()
-        assert (answer.status, answer.error["code"]) == (502, "worker_failed")
-        asking = asyncio.create_task(c.complete())
-        await until(lambda: len(c.p.requests()) == 2 and c.p.requests()[1].finished)
-        asking.cancel()
-        await c.settled()
-
-
-async def test_nothing_is_tried() -> None:
-    """No steps: a failed handoff fails the request, once and at once."""
-    async with cluster(prefills=2, replace=degrade("steps: []")) as c:
-        for engine in c.prefills:
-            engine.inject(Trouble.STATUS, Leg.PREFILL)
-        answer = await c.complete()
-        assert answer.status == 502
-        assert sum(len(engine.requests()) for engine in c.prefills) == 1
-        assert c.d.requests() == []
-
-
-async def test_workers_that_leave_while_a_pair_is_checked() -> None:
-    """A check whose worker goes, drains or is another one by its end changes nothing for others."""
-    async with cluster(replace=WARM, make=care_engine, prefills=3, register=False) as c:
-        for engine in c.prefills:
-            engine.freeze()
-        for engine in c.engines:
-            await c.register(engine)
-        await until(lambda: any(e.requests() for e in c.prefills), timeout_s=PATIENCE_S)
-        await c.remove(c.prefills[0])
-        await c.register(c.prefills[1], state=WorkerState.DRAINING)
-        await c.register(c.prefills[2], engine_id="p2-run-2")
-        c.prefills[2].kv.engine_id = "p2-run-2"
-        c.fleet.engines["p2-run-2"] = c.prefills[2]
-        for engine in c.prefills:
-            engine.thaw()
-        await until(lambda: states(c).get(("p2", "d0")) is PairState.READY, timeout_s=PATIENCE_S)
-        answer = await c.complete()
-        assert (answer.path, answer.text) == ("disaggregated", right_text())

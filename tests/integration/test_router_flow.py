@@ -274,6 +274,17 @@ async def test_a_deadline_before_the_answer(leg: Leg, stream: bool) -> None:
         assert c.state.care.breakers.counts.absolved == 0
 
 
+async def test_a_deadline_while_the_prompt_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is asked for a prompt's length is not waited for any longer either."""
+    monkeypatch.setattr("router.counting._ASK_S", 600.0)
+    async with cluster(replace=flow()) as c:
+        c.d.freeze()
+        answer = await ask(c, prompt=LONG, timeout_s=0.3)
+        assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
+        assert c.state.care.breakers.rows() == ()
+        c.d.thaw()
+
+
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/v1/responses", "/v1/messages"])
 @pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["local", "handoff"])
 async def test_a_deadline_in_mid_stream(path: str, prompt: str) -> None:

@@ -187,6 +187,25 @@ def test_a_restarted_worker_holds_nothing(book: Book) -> None:
     assert book.ledger.stranded_bytes() == {"p2": 7}
 
 
+def test_an_offer_that_lay_unread(book: Book) -> None:
+    """Its lease began when it may have come, not when it was read; but not before it was asked
+    for."""
+    book.clock.advance(100.0)
+    for asked_s_ago, unseen_s, fresh in (
+        (60.0, 26.0, False),
+        (60.0, 20.0, True),
+        (5.0, 60.0, True),
+    ):
+        entry = book.entry()
+        entry.prefill_sent()
+        book.clock.advance(asked_s_ago)
+        entry.prefill_answered(
+            prompt_tokens=100, kv_bytes=KV_BYTES, lease_s=LEASE_S, unseen_s=unseen_s
+        )
+        assert entry.fresh() is fresh
+        entry.client_gone()
+
+
 def test_an_offer_is_taken_once() -> None:
     """Transfer parameters that are used twice corrupt an answer: there is no second time."""
     offer = Offer({"remote_block_ids": [1]}, prompt_tokens=3, kv_bytes=5)

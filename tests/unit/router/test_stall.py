@@ -13,6 +13,7 @@ from router.stall import Watches
 from tests.fakes.worker_records import worker_record
 
 SILENT_S = 5.0
+PULLING_SILENT_S = 2.0
 D = worker_record("d")
 P = worker_record("p", role=Role.PREFILL)
 
@@ -23,7 +24,9 @@ class Registry:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.records: dict[WorkerId, WorkerRecord] = {D.id: D, P.id: P}
-        self.watches = Watches(self, self.clock, silent_s=SILENT_S)
+        self.watches = Watches(
+            self, self.clock, silent_s=SILENT_S, pulling_silent_s=PULLING_SILENT_S
+        )
 
     def record(self, worker_id: WorkerId) -> WorkerRecord | None:
         return self.records.get(worker_id)
@@ -80,6 +83,18 @@ async def test_a_worker_that_is_silent_for_long_is_given_up(registry: Registry) 
     assert await goes_on(task)
     registry.after(0.2)
     with pytest.raises(WorkerTimeout, match="d fell silent"):
+        await task
+
+
+async def test_a_worker_that_was_to_pull_is_given_up_sooner(registry: Registry) -> None:
+    """It may hang with its leg unread, and must not answer when the blocks are no longer there."""
+    task = await waiting(registry, prefill=P)
+    registry.put(worker_record("d", state=WorkerState.WARMING))
+    registry.after(0)
+    registry.after(PULLING_SILENT_S - 0.1)
+    assert await goes_on(task)
+    registry.after(0.1)
+    with pytest.raises(WorkerTimeout, match="fell silent"):
         await task
 
 

@@ -77,3 +77,15 @@ def test_it_stops_and_starts_once() -> None:
     lag.stop()
     lag.stop()
     assert [timer.cancelled for timer in loop.timers] == [True]
+
+
+def test_what_is_read_after_a_standstill_may_be_as_old() -> None:
+    """The late tick comes before what came meanwhile; a tick later all is as always."""
+    loop, lag = watched()
+    loop.fire()
+    loop.fire()
+    assert lag.unseen_s() == TICK_S
+    loop.fire(late_s=20.0)
+    assert lag.unseen_s() == 20.0 + TICK_S
+    loop.fire()
+    assert lag.unseen_s() == TICK_S
