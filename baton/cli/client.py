@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ import aiohttp
 from baton.cli.stack import Sight, StartFailed
 
 _STATUS_S = 2.0
-_PROOF_TRIES = 6
+_PROOF_TRIES = 20
+"""A second apart. A router uses a pair of workers once it has checked it by handoffs of its own,
+which takes seconds where prefill is slow."""
 _PAUSE_S = 1.0
 _PROOF_TOKENS = 8
 
@@ -238,7 +241,13 @@ def _too_long(endpoint: str, threshold_tokens: int | None) -> Proof:
 
 def _body(endpoint: str, model: str, words: int) -> dict[str, Any]:
     text = " ".join(itertools.islice(itertools.cycle(_WORDS), words))
-    body: dict[str, Any] = {"model": model, "max_tokens": _PROOF_TOKENS, "temperature": 0}
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": _PROOF_TOKENS,
+        "temperature": 0,
+        # Each try is new to the workers: a prompt that decode has cached is not handed over.
+        "cache_salt": uuid.uuid4().hex,
+    }
     if endpoint == CHAT:
         return {**body, "messages": [{"role": "user", "content": text}]}
     return {**body, "prompt": text}

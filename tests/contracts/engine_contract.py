@@ -607,8 +607,16 @@ async def check_failed_pull(prefill: EngineAt, decode: EngineAt) -> None:
     """KV that cannot be pulled is an error: status 500, and in a stream an event after the 200, or
     for responses, whose error event the engine cannot write, a stream that breaks off. Never
     content."""
-    for make in _MAKERS:
-        nowhere = {"remote_engine_id": uuid.uuid4().hex, "remote_port": 1}
+    # One address for all, at the same time: the engine tries each for 5 s, one after the other.
+    nowhere = {"remote_engine_id": uuid.uuid4().hex, "remote_port": 1}
+
+    async def whole(make: Callable[..., GenerateRequest]) -> None:
+        request = make(decode)
+        params = {**await _prefill(prefill, request), **nowhere}
+        reply = await _ask(decode, "POST", request.endpoint, decode_body(request, params))
+        _assert_refused(request.endpoint, reply, 500)
+
+    async def streamed(make: Callable[..., GenerateRequest]) -> None:
         request = make(decode, stream=True)
         params = {**await _prefill(prefill, request), **nowhere}
         dialect = request.endpoint.dialect
@@ -620,9 +628,8 @@ async def check_failed_pull(prefill: EngineAt, decode: EngineAt) -> None:
             assert sse.EventKind.DONE not in kinds
         else:
             assert kinds[0] is sse.EventKind.ERROR
-        request = make(decode)
-        reply = await _ask(decode, "POST", request.endpoint, decode_body(request, params))
-        _assert_refused(request.endpoint, reply, 500)
+
+    await asyncio.gather(*(check(make) for check in (whole, streamed) for make in _MAKERS))
 
 
 async def _events_until_broken(

@@ -57,8 +57,8 @@ def test_prefill_killed_between_the_legs(stack: Stack, gate: Gate, stream: bool)
     row.saw = "200, correct, local, transfer_failed"
     # The dead engine is noticed before its heartbeat runs out (5 s), and comes back by itself.
     wait_until("prefill is not ready", lambda: not stack.is_ready("prefill"), timeout_s=4)
-    stack.wait_ready("prefill")
     row.settle(stack, BOTH)
+    stack.wait_ready("prefill")
     _, _, headers = complete(client(stack), prompt_of(THRESHOLD, seed=420 + stream), stream=False)
     assert headers["x-baton-path"] == "disaggregated"
 
@@ -140,8 +140,8 @@ def test_decode_killed_in_mid_stream(stack: Stack) -> None:
     assert refused.status_code in (200, 502, 503)
     if refused.status_code != 200:
         assert refused.json()["error"]["message"]
-    stack.wait_ready("prefill", "decode")
     row.settle(stack, BOTH)
+    stack.wait_ready("prefill", "decode")
     text, _, headers = complete(client(stack), prompt_of(THRESHOLD + 11, seed=451), stream=False)
     assert text
     assert headers["x-baton-path"] == "disaggregated"

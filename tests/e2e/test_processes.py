@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.stack import THRESHOLD, Stack, is_alive, open_stack, wait_until
@@ -86,17 +87,18 @@ def test_an_engine_does_not_outlive_its_killed_supervisor(redis_stack: tuple[Sta
 
 
 def test_a_router_without_workers_says_so(redis_stack: tuple[Stack, str]) -> None:
-    """503 with an OpenAI error object and Retry-After, which the client's own retries honour."""
+    """A request waits for a worker for as long as the profile says; then 503 with an OpenAI error
+    object and Retry-After, which the client's own retries honour."""
     stack, _ = redis_stack
     with contextlib.suppress(KeyError):
         stack.stop("decode")
-    import httpx
-
     answer = httpx.post(
-        stack.url("router") + "/v1/completions", json={"model": "test-llama", "prompt": "x"}
+        stack.url("router") + "/v1/completions",
+        json={"model": "test-llama", "prompt": "x"},
+        timeout=60,
     )
     assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "1"
+    assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["code"] == "no_worker_available"
     assert httpx.get(stack.url("router") + "/readyz").status_code == 503
     assert httpx.get(stack.url("router") + "/healthz").status_code == 200
