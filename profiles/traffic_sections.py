@@ -56,8 +56,8 @@ class ScorersSpec(Section):
     )
     pending: Weight = Field(
         default=1.0,
-        description="Weight of having few prompt tokens in prefill now. Default: 1; one long prompt "
-        "is more to wait for than ten short ones.",
+        description="Weight of having few prompt tokens in prefill now. Default: 1; one long "
+        "prompt is more to wait for than ten short ones.",
     )
     kv_load: Weight = Field(
         default=1.0,
