@@ -279,7 +279,7 @@ def _response_events(answer: Answer) -> Iterator[Event]:
 
 
 def _message_events(answer: Answer) -> Iterator[Event]:
-    started = {
+    started: dict[str, Any] = {
         "id": answer.id,
         "type": "message",
         "role": "assistant",
