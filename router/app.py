@@ -104,8 +104,7 @@ def add_health_routes(app: FastAPI, state: RouterState, whole: AskWhole | None =
     @app.get("/readyz", summary="Requests can be served", tags=["health"])
     async def readyz() -> Response:
         ready = state.ready_workers()
-        serving = ready.get(Role.DECODE, 0) + ready.get(Role.STANDARD, 0) > 0
-        status = "ready" if serving else "no worker"
+        status = "ready" if state.is_serving() else "no worker"
         if state.stopping:
             status = "stopping"
         return JSONResponse(
