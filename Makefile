@@ -12,7 +12,8 @@ endif
 
 ARMS ?= cpu-standard cpu-disaggregated
 
-.PHONY: help up bench calibrate test check unit integration e2e wheel format install lock clean
+.PHONY: help up bench calibrate test check unit integration e2e wheel compiled uncompiled format
+.PHONY: install lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,7 +27,8 @@ bench: install ## compare profiles on this machine, one core per worker: make be
 calibrate: install ## check the measuring instrument itself against a server with known delays
 	@exec $(BIN)/baton bench calibrate $(ARGS)
 
-test: install check unit integration wheel e2e ## run every check and test
+# Units are tested as they are written, the rest as it runs in production.
+test: install check uncompiled unit compiled integration wheel e2e ## run every check and test
 
 check: install ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -46,6 +48,12 @@ e2e: install ## real engines, real handoffs
 wheel: install ## build the wheel, install it elsewhere, try it
 	$(BIN)/python -m pytest tests/packaging
 
+compiled: install ## compile the router's hot modules: half the CPU per request; two minutes
+	@$(BIN)/python requirements/compiled.py
+
+uncompiled: install ## go back to the sources
+	@$(BIN)/python requirements/compiled.py --remove
+
 format: install ## format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -58,3 +66,5 @@ lock: install ## resolve the dependencies anew
 
 clean: ## remove the environment and everything that Baton made
 	rm -rf .venv .baton dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find baton kvtransfer router -name '*.cpython-*.so' -delete
+	rm -f baton__mypyc*.so router/compiled.json

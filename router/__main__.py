@@ -34,6 +34,7 @@ from baton.settings import ADMIN_PORT, ROUTER_PORT, default_home
 from baton.store import open_store
 from baton.telemetry import configure_logging, hide
 from profiles import resolve_profile, with_overrides
+from router import compiled
 from router.garbage import calm_collector
 from router.parent import ParentServer, check_shared, say_as_is, say_plainly
 from router.processes import NotStarted, Parent, Place, take_place
@@ -193,6 +194,7 @@ async def _serve(settings: RouterSettings, public: tuple[str, int], admin: tuple
             log.error("the router cannot start: %s", error)
             return _NOT_STARTED
         calm_collector()
+        _say_what_is_compiled()
         log.info("serving on %s", server.url)
         if server.admin is not None:
             log.info("admin API on %s", server.admin.url)
@@ -200,6 +202,13 @@ async def _serve(settings: RouterSettings, public: tuple[str, int], admin: tuple
         log.info("stopping, for at most %g s", settings.profile.spec.limits.drain_s)
         await server.stop(drain_s=settings.profile.spec.limits.drain_s)
     return 0
+
+
+def _say_what_is_compiled() -> None:
+    known = len(compiled.modules())
+    log.info("hot modules: %s", f"{known} compiled" if known else "as Python (make compiled)")
+    if stale := compiled.stale():
+        log.warning("%d compiled modules are not what their sources say", len(stale))
 
 
 async def _serve_as_one_of_several(

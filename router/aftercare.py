@@ -77,8 +77,8 @@ class Aftercare:
 
     def finished(self, call: Call, pair: Handoff, prompt_tokens: int) -> None:
         """A handoff ended well: now and then one is checked."""
-        if self._care.rules.canary_rate > 0 and greedy(call.request):
-            self._care.canary.offer(
+        if self._care.canary.drawn() and greedy(call.request):
+            self._care.canary.replay(
                 Finished(
                     call.request_id,
                     str(call.request.endpoint),

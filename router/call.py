@@ -67,14 +67,13 @@ class Reply(Protocol):
         ...
 
 
-class Trail(msgspec.Struct, eq=False):
+class Trail:
     """What is known of a request's way, for headers, metrics, spans and logs.
 
     Times are in seconds; those that end in ``_at_s`` are moments of the monotonic clock, None
     until they come. ``path`` is ``disaggregated`` or ``local``, or ``none`` before a plan stands.
     """
 
-    began_s: float
     path: str = "none"
     reason: str = "none"
     decider: str = ""
@@ -94,6 +93,9 @@ class Trail(msgspec.Struct, eq=False):
     usage: Usage | None = None
     events: int = 0
     error: str = ""
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
 
     @property
     def ttft_s(self) -> float | None:
@@ -181,7 +183,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-class Call(msgspec.Struct, eq=False):
+class Call:
     """One request while it is served.
 
     Attributes:
@@ -195,19 +197,35 @@ class Call(msgspec.Struct, eq=False):
         failed: workers that have failed this request, which gets nothing more from them.
     """
 
-    request: GenerateRequest
-    request_id: RequestId
-    reply: Reply
-    trail: Trail
-    ends_s: float
-    task: asyncio.Task[None] | None = None
-    limited_by_client: bool = False
-    span: RequestSpan = NO_SPAN
-    explain: bool = False
-    session: str | None = None
-    chain: Chain = ()
     prefill_usage: Usage | None = None
-    failed: set[WorkerId] = msgspec.field(default_factory=set)
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        request_id: RequestId,
+        reply: Reply,
+        trail: Trail,
+        ends_s: float,
+        *,
+        task: asyncio.Task[None] | None = None,
+        limited_by_client: bool = False,
+        span: RequestSpan = NO_SPAN,
+        explain: bool = False,
+        session: str | None = None,
+        chain: Chain = (),
+    ) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.reply = reply
+        self.trail = trail
+        self.ends_s = ends_s
+        self.task = task
+        self.limited_by_client = limited_by_client
+        self.span = span
+        self.explain = explain
+        self.session = session
+        self.chain = chain
+        self.failed: set[WorkerId] = set()
 
     def is_over(self, now_s: float) -> bool:
         """Whether its last moment has come."""

@@ -342,7 +342,6 @@ class Dispatcher:
 
     async def _hand_over(self, pair: Handoff, call: Call) -> None:
         entry = self._ledger.plan(call.request_id, pair.prefill.id, pair.decode.id)
-        offer: Offer | None = None
         end = LegEnd.CLOSED
         try:
             # Decode counts as busy from the plan on: requests that are planned while this one is
@@ -376,8 +375,8 @@ class Dispatcher:
         finally:
             # Whatever else ends it is the client's leaving, or our own stop.
             entry.client_gone()
-            if offer is not None and entry.strands_kv:
-                self._care.reclaim(call, pair, offer, entry, end)
+            if entry.offer is not None and entry.strands_kv:
+                self._care.reclaim(call, pair, entry.offer, entry, end)
 
     # --- the first leg ---
 
@@ -417,7 +416,7 @@ class Dispatcher:
                 HandoffUnusable(f"prefill refused the request ({answer.status})"),
                 Reason.PREFILL_REFUSED,
             )
-        offer = self._read_offer(answer, prefill, call)
+        offer = entry.offer = self._read_offer(answer, prefill, call)
         self._care.worked(prefill)
         self._pool.cached(prefill, call.chain)
         self._pool.prefilled(prefill, uncached, ahead.ahead, took_s)

@@ -41,7 +41,7 @@ from router.wire import ClientGone, Exchange, Handler
 
 log = logging.getLogger("baton.router.requests")
 
-_BODY_S: Final = 60.0
+_BODY_S = 60.0
 """For a client to send its body; a slow one must not hold a place for ever."""
 _BYTES_PER_TOKEN: Final = 4
 _GONE: Final = 499

@@ -155,9 +155,11 @@ class Entry:
     """A handle on one handoff of the ledger. Whoever holds it sees to its end: ``finished``,
     ``failed``, or ``client_gone`` in a ``finally``."""
 
-    __slots__ = ("_ledger", "_now_s", "key")
+    __slots__ = ("_ledger", "_now_s", "key", "offer")
 
     def __init__(self, ledger: Ledger, key: int, now_s: Callable[[], float]) -> None:
+        self.offer: Offer | None = None
+        """What prefill offered, once it has."""
         self._ledger = ledger
         self._now_s = now_s
         self.key = key

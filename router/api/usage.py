@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from router.api.endpoints import Dialect, Endpoint
+from router.api.shapes import Details, Event, Prefill, RawUsage, Whole
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -39,42 +40,9 @@ class PrefillAnswer(msgspec.Struct, frozen=True):
     usage: Usage
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    created_cache_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class _Raw(msgspec.Struct):
-    """``usage`` of all APIs at once: the names do not clash."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-
-class _Whole(msgspec.Struct):
-    usage: _Raw | None = None
-
-
-class _Prefill(msgspec.Struct):
-    usage: _Raw
-    kv_transfer_params: dict[str, Any]
-
-
-class _Event(msgspec.Struct):
-    usage: _Raw | None = None
-    response: _Whole | None = None
-
-
-_whole = msgspec.json.Decoder(_Whole)
-_prefill = msgspec.json.Decoder(_Prefill)
-_event = msgspec.json.Decoder(_Event)
+_whole = msgspec.json.Decoder(Whole)
+_prefill = msgspec.json.Decoder(Prefill)
+_event = msgspec.json.Decoder(Event)
 
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -113,7 +81,7 @@ def usage_of_event(dialect: Dialect, payload: bytes) -> Usage | None:
     return _usage(dialect, event.usage)
 
 
-def _usage(dialect: Dialect, raw: _Raw | None) -> Usage | None:
+def _usage(dialect: Dialect, raw: RawUsage | None) -> Usage | None:
     if raw is None:
         return None
     if dialect is Dialect.MESSAGES:
@@ -124,7 +92,7 @@ def _usage(dialect: Dialect, raw: _Raw | None) -> Usage | None:
         prompt = raw.input_tokens + (read or 0) + (created or 0)
         return Usage(prompt, raw.output_tokens or 0, read, created)
     if dialect is Dialect.RESPONSES:
-        details = raw.input_tokens_details or _Details()
+        details = raw.input_tokens_details or Details()
         if raw.input_tokens is None:
             return None
         return Usage(
@@ -133,7 +101,7 @@ def _usage(dialect: Dialect, raw: _Raw | None) -> Usage | None:
             details.cached_tokens,
             details.cache_write_tokens,
         )
-    details = raw.prompt_tokens_details or _Details()
+    details = raw.prompt_tokens_details or Details()
     if raw.prompt_tokens is None:
         return None
     return Usage(

@@ -117,11 +117,20 @@ class Canary:
         self._timeout_s = timeout_s
         self._tasks = Tasks(1)
 
-    def offer(self, finished: Finished) -> bool:
-        """Replays the request in the background, if it is fit, drawn, and none is under way.
-        Returns whether it is."""
+    def drawn(self) -> bool:
+        """Draws whether the next finished request is one to check; before anything is put together
+        for it."""
         rate = self._rules.canary_rate
-        if rate <= 0 or self._rng.random() >= rate or not self._fit(finished):
+        return rate > 0 and self._rng.random() < rate
+
+    def offer(self, finished: Finished) -> bool:
+        """``replay`` for one that is drawn."""
+        return self.drawn() and self.replay(finished)
+
+    def replay(self, finished: Finished) -> bool:
+        """Replays the request in the background, if it is fit and none is under way. Returns
+        whether it is."""
+        if not self._fit(finished):
             return False
         if self._tasks.spawn(lambda: self._replay(finished), "canary") is None:
             self.counts.skipped += 1

@@ -141,8 +141,7 @@ class Connection(asyncio.Protocol):
                 self._pause(True)
         self._segment_bytes = len(data)
         self._framing_bytes += len(data)
-        self._feed(data)
-        if self._deaf:
+        if not self._feed(data):
             return
         most = self._limits.header_bytes
         if self._phase == _HEAD:
@@ -153,7 +152,8 @@ class Connection(asyncio.Protocol):
             # Chunk extensions or trailers without an end.
             self._refuse(heads.HEAD_TOO_LARGE)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> bool:
+        """Has the parser read it; returns whether more is listened to."""
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
@@ -164,6 +164,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         except httptools.HttpParserError:
             self._refuse(heads.NOT_HTTP)
+        return not self._deaf
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """A client offered another protocol and gets HTTP/1.1, as the standard allows. The parser
@@ -199,10 +200,10 @@ class Connection(asyncio.Protocol):
         if not self._replaying:
             self._url += url
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser's: a header, or a trailer."""
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        """The parser's: a header, or a trailer; one without a value has None, says the parser."""
         if self._phase == _HEAD:
-            self._headers.append((name.lower(), value))
+            self._headers.append((name.lower(), value or b""))
 
     def on_headers_complete(self) -> None:
         """The parser's: the head is whole."""

@@ -80,7 +80,7 @@ class Leg:
         """
         if not self._parts and not self.ended and self.error is None:
             at_s = self._loop.time() + timeout_s
-            while not self._parts and not self.ended and self.error is None:
+            while not self._parts and not self.ended and self._sound():
                 if not await self.wait(at_s):
                     raise self._late("send more", timeout_s)
         if self._parts:
@@ -150,8 +150,7 @@ class Leg:
         finally:
             watch.cancel()
             self._sink = self._waiter = None
-        if self.error is not None:
-            raise self.error
+        self._sound(or_raise=True)
 
     def pause(self) -> None:
         """Stops reading from the worker, which soon can send no more."""
@@ -222,6 +221,12 @@ class Leg:
         # Once this is over, the connection is another's.
         if self._link.leg is self:
             self._link.pause(paused)
+
+    def _sound(self, *, or_raise: bool = False) -> bool:
+        """Whether nothing has failed: asked anew, since type checkers know nothing of waits."""
+        if or_raise and self.error is not None:
+            raise self.error
+        return self.error is None
 
     def _take(self) -> bytes:
         parts = self._parts

@@ -164,12 +164,12 @@ class Link(asyncio.Protocol):
         if leg is not None:
             leg.headers = []
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser's: a header, or a trailer."""
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        """The parser's: a header, or a trailer; one without a value has None, says the parser."""
         leg = self.leg
         if leg is None or leg.status or self._dirty:
             return
-        name = name.lower()
+        name, value = name.lower(), value or b""
         leg.headers.append((name, value))
         if name == b"content-type":
             leg.content_type = value.decode("latin-1")

@@ -131,7 +131,9 @@ class HttpServer:
                 await self._bridge.shutdown()
             raise
         self._server = server
-        self._host, self.port = server.sockets[0].getsockname()[:2]
+        # Its sockets are a tuple with asyncio and a list with uvloop.
+        listening: Any = server
+        self._host, self.port = listening.sockets[0].getsockname()[:2]
         self._scheme = "http" if ssl is None else "https"
         self._arm()
 

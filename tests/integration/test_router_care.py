@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from baton.clock import Clock
 from baton.types import Role, WorkerState
+from kvtransfer import HandoffState
 from router.care import PairState
-from router.ledger import Entry
+from router.ledger import Ledger
 from tests.fakes.engine import FakeEngine, Fleet, Leg, Refused, Seen, Trouble
 from tests.fakes.engine_kv import DEFAULT_WEIGHTS
 from tests.fakes.engine_wire import Reply
@@ -357,19 +359,32 @@ async def test_a_client_that_leaves_before_decode_has_answered(trouble: Trouble)
         assert await c.metric("baton_handoff_stranded_bytes") == 0
 
 
-async def test_an_offer_that_is_too_old_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+class Leap:
+    """A clock that is far ahead the first time that it is asked while something is offered."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger, self._clock = ledger, clock
+        self.leapt = False
+
+    def monotonic_s(self) -> float:
+        offered = any(h.state is HandoffState.OFFERED for h in self._ledger.open_handoffs())
+        ahead_s = 1000.0 if offered and not self.leapt else 0.0
+        self.leapt = self.leapt or offered
+        return self._clock.monotonic_s() + ahead_s
+
+    def wall_s(self) -> float:
+        return self._clock.wall_s()
+
+
+async def test_an_offer_that_is_too_old_is_given_back() -> None:
     """Prefill has answered, and decode is not sent there any more: the blocks are released at once,
     by decode, and the request is served all the same."""
-    fresh = Entry.fresh
-    stale = [True]
-
-    def once(entry: Entry) -> bool:
-        return fresh(entry) and not (stale and stale.pop())
-
-    monkeypatch.setattr(Entry, "fresh", once)
     async with cluster(replace=WARM, make=care_engine) as c:
         await reach(c, PairState.READY)
+        clock = Leap(c.state.ledger, c.state.clock)
+        c.state.ledger._clock = clock
         answer = await c.complete()
+        assert clock.leapt
         assert (answer.status, answer.text) == (200, right_text())
         decode = c.d
         assert isinstance(decode, CareEngine)

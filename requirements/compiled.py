@@ -1,0 +1,103 @@
+"""Compiles the router's hot modules with mypyc, beside their sources; ``make compiled``.
+
+    python requirements/compiled.py            compile what is not compiled yet
+    python requirements/compiled.py --remove   go back to the sources
+
+The modules stand in ``pyproject.toml`` under ``[tool.baton] compiled``. Needs a C compiler and some
+two minutes. Python prefers a compiled module to its source, so a stamp of the sources is kept: when
+one has changed, the router warns at its start, and the tests refuse to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUP = "baton"
+"""Of the one library that holds the code of all modules."""
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compiles the router's hot modules.")
+    parser.add_argument("--remove", action="store_true", help="remove what was compiled")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from router import compiled
+
+    if options.remove:
+        remove(ROOT)
+        return 0
+    names = modules(ROOT)
+    if compiled.modules() and not compiled.stale() and set(compiled.modules()) == set(names):
+        return 0
+    if compiler() is None:
+        sys.stderr.write("[compiled] no C compiler here; the router runs from its sources\n")
+        return 1
+    remove(ROOT)
+    began_s = time.monotonic()
+    print(f"[compiled] compiling {len(names)} modules, some two minutes", flush=True)
+    if not build(ROOT, names, ROOT):
+        return 1
+    compiled.write_stamp(ROOT, names)
+    print(f"[compiled] done in {time.monotonic() - began_s:.0f} s")
+    return 0
+
+
+def modules(root: Path) -> list[str]:
+    """The dotted names of what is compiled."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    names: list[str] = settings["tool"]["baton"]["compiled"]
+    return names
+
+
+def compiler() -> str | None:
+    """The C compiler, if there is one."""
+    named = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    return shutil.which(named.split()[0]) or shutil.which("cc")
+
+
+def build(root: Path, names: list[str], target: Path) -> bool:
+    """Compiles ``names`` of the checkout ``root`` into the folder ``target``."""
+    with_paths = [name.replace(".", "/") + ".py" for name in names]
+    scratch = root / "build" / "compiled"
+    shutil.rmtree(scratch, ignore_errors=True)
+    script = (
+        "import sys\n"
+        "from setuptools import setup\n"
+        "from mypyc.build import mypycify\n"
+        f"modules = mypycify({with_paths!r}, opt_level='2', group_name={GROUP!r}, "
+        f"target_dir={str(scratch / 'c')!r})\n"
+        "setup(name='baton-compiled', packages=[], py_modules=[], ext_modules=modules)\n"
+    )
+    argv = [sys.executable, "-c", script, "-q", "build_ext"]
+    argv += ["--build-lib", str(target), "--build-temp", str(scratch / "o")]
+    done = subprocess.run(argv, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.stderr.write(done.stdout.decode(errors="replace")[-4000:])
+        sys.stderr.write("[compiled] failed; the router runs from its sources\n")
+        return False
+    return True
+
+
+def remove(root: Path) -> None:
+    """Removes what was compiled."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    for package in ("baton", "kvtransfer", "router"):
+        for path in (root / package).rglob(f"*{suffix}"):
+            path.unlink()
+    for path in root.glob(f"{GROUP}__mypyc*"):
+        path.unlink()
+    (root / "router" / "compiled.json").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

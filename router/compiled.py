@@ -1,0 +1,51 @@
+"""Which of the router's modules run as compiled code, and whether it is their sources' code.
+
+``make compiled`` compiles the hot ones with mypyc and leaves a stamp of the sources beside this
+file. Python prefers a compiled module to a source that was edited since, without a word; hence
+``stale``. A plain install compiles nothing, and everything works without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_STAMP: Final = "router/compiled.json"
+
+
+def modules() -> dict[str, str]:
+    """Compiled modules, with the digests of the sources that they were made from."""
+    try:
+        found: dict[str, str] = json.loads((_ROOT / _STAMP).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def stale() -> list[str]:
+    """Compiled modules whose source is another one now; run ``make compiled`` again."""
+    return [name for name, digest in modules().items() if _digest(_ROOT, name) != digest]
+
+
+def write_stamp(root: Path, names: Iterable[str], target: Path | None = None) -> None:
+    """Writes down what was compiled.
+
+    Args:
+        root: the folder with the packages.
+        names: the modules.
+        target: the folder with the compiled packages, if that is another one.
+    """
+    found = {name: _digest(root, name) for name in names}
+    ((target or root) / _STAMP).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _digest(root: Path, name: str) -> str:
+    path = root / (name.replace(".", "/") + ".py")
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
