@@ -390,7 +390,7 @@ class Dispatcher:
             with (
                 self._pool.leg(prefill.id),
                 self._pool.prefilling_on(prefill.id, uncached) as ahead,
-                self._watches.over(prefill),
+                self._watches.over(prefill, task=call.task),
                 call.span.stage(Stage.PREFILL) as stage,
             ):
                 stage.set(names.WORKER, prefill.id)
@@ -437,7 +437,7 @@ class Dispatcher:
         Raises:
             LegFault: prefill failed, or it worked and nothing can be pulled.
         """
-        error: PeerFault = HandoffUnusable(f"prefill worker {prefill.id} offered no blocks")
+        error: PeerFault
         if answer.status == 200:
             found = prefill_answer(call.request.endpoint, answer.body)
             if found is not None:
@@ -445,6 +445,7 @@ class Dispatcher:
                 call.prefill_usage = found.usage
                 held = kv_bytes(prefill.geometry, tokens)
                 return Offer(found.params, prompt_tokens=tokens, kv_bytes=held)
+            error = HandoffUnusable(f"prefill worker {prefill.id} offered no blocks")
         else:
             error = WorkerFailed(f"prefill worker {prefill.id} answered {answer.status}")
         self._care.failed(prefill, error, call.request_id)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBounds:
+class TokenBounds(msgspec.Struct, frozen=True):
     """``lower <= tokens of the prompt <= upper``; no upper bound is None."""
 
     lower: int

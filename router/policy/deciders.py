@@ -6,7 +6,9 @@ Only certainty hands over: of a prompt whose length is known by bounds, the lowe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from router.policy.terms import Prediction, Reason
 
@@ -36,7 +38,7 @@ class Case(Protocol):
         ...
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """Hand over or not, why, which decider said so, and the size bucket it remembers, if any."""
 
     hand_over: bool

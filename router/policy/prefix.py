@@ -10,16 +10,19 @@ It refuses to hash, to count tokens and to read events.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import islice
+
+import msgspec
 
 from baton.types import WorkerId
 from router.policy.slots import Slots
 
+_AT_A_TIME = 256
+"""The part of a full worker's entries that is dropped in one go."""
 
-@dataclass(frozen=True, slots=True)
-class PrefixMatch:
+
+class PrefixMatch(msgspec.Struct, frozen=True):
     """Who has how many leading blocks of a prompt.
 
     Attributes:
@@ -71,7 +74,8 @@ class PrefixIndex:
         self._max_worker_entries = max_worker_entries
         self._max_chain = max_chain
         self._holders: dict[int, int] = {}
-        self._owned: dict[int, OrderedDict[int, None]] = {}
+        # A dictionary keeps its order: the first is what was used longest ago.
+        self._owned: dict[int, dict[int, None]] = {}
         self._share = max_worker_entries
         slots.watch(self._forget)
 
@@ -165,15 +169,16 @@ class PrefixIndex:
         # is then still a prefix.
         for block in reversed(hashes):
             if block in owned:
-                owned.move_to_end(block)
+                del owned[block]
             else:
-                owned[block] = None
                 holders[block] = holders.get(block, 0) | bit
+            owned[block] = None
         if len(owned) > self._share:
             self._trim(slot, owned)
 
-    def _join(self, slot: int) -> OrderedDict[int, None]:
-        owned = self._owned[slot] = OrderedDict()
+    def _join(self, slot: int) -> dict[int, None]:
+        owned: dict[int, None] = {}
+        self._owned[slot] = owned
         self._share_out()
         for other, blocks in self._owned.items():
             self._trim(other, blocks)
@@ -183,10 +188,14 @@ class PrefixIndex:
         workers = max(1, len(self._owned))
         self._share = min(self._max_worker_entries, self._max_entries // workers)
 
-    def _trim(self, slot: int, owned: OrderedDict[int, None]) -> None:
+    def _trim(self, slot: int, owned: dict[int, None]) -> None:
+        over = len(owned) - self._share
+        if over <= 0:
+            return
         others, holders = ~(1 << slot), self._holders
-        for _ in range(len(owned) - self._share):
-            block, _ = owned.popitem(last=False)
+        # Some more than needed: the way to a dictionary's first entry leads past deleted ones.
+        for block in list(islice(owned, over + self._share // _AT_A_TIME)):
+            del owned[block]
             if left := holders[block] & others:
                 holders[block] = left
             else:

@@ -168,7 +168,8 @@ def require_model(tenant: Tenant, model: str) -> None:
     Raises:
         NotAllowed: it may not.
     """
-    if not tenant.allows(model):
+    models = tenant.models
+    if models is not None and models.fullmatch(model) is None:
         raise NotAllowed(
             f"{tenant.name} does not have access to the model {model!r}.", param="model"
         )

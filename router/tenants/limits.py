@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from baton.errors import TooManyRequests
 from router.tenants.spec import Tenant
@@ -79,13 +78,15 @@ class Bucket:
         ]
 
 
-@dataclass(slots=True, eq=False)
 class Reservation:
     """What one request has taken; ``Limits.settle`` ends it."""
 
-    account: _Account
-    tokens: float
-    open: bool = True
+    __slots__ = ("account", "open", "tokens")
+
+    def __init__(self, account: _Account, tokens: float) -> None:
+        self.account = account
+        self.tokens = tokens
+        self.open = True
 
 
 class _Account:
