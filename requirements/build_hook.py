@@ -1,5 +1,6 @@
 """Hatchling's hook: with ``BATON_COMPILED=1`` a wheel has the hot modules compiled.
 
+``BATON_COMPILED=1 python -m build --wheel --no-isolation``, where mypy and setuptools are.
 Without the variable the wheel is pure Python, one for all platforms.
 """
 

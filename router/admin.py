@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 
 from baton import __version__
-from baton.errors import InvalidRequest, WorkerNotFound
+from baton.errors import BodyTooLarge, InvalidRequest, WorkerNotFound
 from baton.types import WorkerId
 from router.access import require_token
 from router.api import GENERATING, Endpoint
@@ -103,7 +103,7 @@ def _add_views(admin: APIRouter, state: RouterState) -> None:
         async for part in request.stream():
             body += part
             if len(body) > limit:
-                raise InvalidRequest(f"The body is larger than {limit} bytes.")
+                raise BodyTooLarge(f"The body is larger than {limit} bytes.")
         return _json(await explain_request(state, Endpoint(endpoint), bytes(body)))
 
 

@@ -322,7 +322,7 @@ class Answerer:
 class _Passing:
     """What happens to each chunk of a stream after its first content: as little as can be."""
 
-    __slots__ = ("_before", "_call", "_clock", "_corrects", "_dialect", "_events", "_itl", "_write",
+    __slots__ = ("_before", "_call", "_corrects", "_dialect", "_events", "_itl", "_now_s", "_write",
                  "borders", "last")  # fmt: skip
 
     def __init__(
@@ -333,7 +333,7 @@ class _Passing:
         self._events = events
         self._dialect = call.request.endpoint.dialect
         self._itl = ItlRecorder()
-        self._clock = clock
+        self._now_s = clock.monotonic_s
         self._write: Callable[[bytes], None] = call.reply.write
         told = usage is not None and (usage.cached_tokens, usage.created_tokens) != (None, None)
         self._corrects = usage if told else None
@@ -353,7 +353,7 @@ class _Passing:
 
     def take(self, whole: bytes) -> None:
         """Whole events go to the client; the last two pieces are kept for the end's sake."""
-        self._itl.tick(self._clock.monotonic_s())
+        self._itl.tick(self._now_s())
         self.borders += whole.count(b"\n\n")
         if self._corrects is not None:
             whole = sse.correct_events(self._dialect, whole, self._corrects)

@@ -68,6 +68,8 @@ class Counting:
         # By model digest: the counters that agreed with an engine, and None for those that did
         # not or could not be made. Bounded by the models that are registered.
         self._counters: dict[str, PromptCounter | None] = {}
+        # Those that no engine has been asked about yet: reading a tokenizer takes a while.
+        self._made: dict[str, PromptCounter] = {}
 
     async def bounds(
         self, request: GenerateRequest, threshold: int, *, within_s: float = _ASK_S
@@ -150,22 +152,28 @@ class Counting:
         registered = {record.model_digest for record in records}
         for digest in self._counters.keys() - registered:
             del self._counters[digest]
+        for digest in self._made.keys() - registered:
+            del self._made[digest]
         for digest, worker in digests.items():
             if digest not in self._counters:
                 # A worker that does not answer now is asked again next time.
                 with contextlib.suppress(_NotAgreedYet):
                     self._counters[digest] = await self._make_counter(worker)
+                    self._made.pop(digest, None)
 
     async def _make_counter(self, worker: WorkerRecord) -> PromptCounter | None:
         folder = Path(worker.tokenizer_path)
         if not worker.tokenizer_path or not await asyncio.to_thread(folder.is_dir):
             log.info("%s: no tokenizer on this machine, workers are asked", worker.model)
             return None
-        try:
-            counter = await asyncio.to_thread(PromptCounter.from_folder, folder)
-        except ModelError as error:
-            log.warning("%s: %s; workers are asked", worker.model, error.message)
-            return None
+        counter = self._made.get(worker.model_digest)
+        if counter is None:
+            try:
+                counter = await asyncio.to_thread(PromptCounter.from_folder, folder)
+            except ModelError as error:
+                log.warning("%s: %s; workers are asked", worker.model, error.message)
+                return None
+            self._made[worker.model_digest] = counter
         agreed = False
         for endpoint, fields in _PROBES:
             request = parse_request(

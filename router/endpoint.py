@@ -137,9 +137,9 @@ class _Handler:
             ("content-type", "application/json"),
             *trail.headers(profile.name, profile.version, explain=False),
         ]
-        if isinstance(error, Overload) and error.status in (429, 503):
-            wait_s = math.ceil(error.retry_after_s or 1)
-            headers.append(("retry-after", str(wait_s)))
+        if error.status in (429, 503):
+            known_s = error.retry_after_s if isinstance(error, Overload) else None
+            headers.append(("retry-after", str(math.ceil(known_s or 1))))
         if isinstance(error, BodyTooLarge):
             reply.last_on_connection()
         with contextlib.suppress(ClientGone):

@@ -36,7 +36,7 @@ _QUICK: dict[str, Any] = {
     "block_s": 0.4,
     "warm_s": 0.1,
     "concurrencies": (1, 16),
-    "streams": 4,
+    "streams": (4,),
 }
 _SHORTEST_PROMPT_BYTES = 16 * THRESHOLD_TOKENS
 """No word of a prompt is longer than 16 bytes with its blank, so this is over the threshold."""
@@ -108,7 +108,7 @@ def make_plan(arguments: Sequence[str]) -> tuple[Plan, argparse.Namespace]:
         "block_s": options.block,
         "warm_s": options.warm,
         "concurrencies": options.concurrency and tuple(options.concurrency),
-        "streams": options.streams,
+        "streams": options.streams and tuple(count for count in options.streams if count),
     }
     given = {name: value for name, value in settings.items() if value is not None}
     plan = Plan(
@@ -188,10 +188,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--quick", action="store_true", help="one short round, for CI")
     parser.add_argument("--rounds", type=_positive, help="default 3")
-    parser.add_argument("--block", type=float, metavar="S", help="seconds per block, default 2")
+    parser.add_argument("--block", type=float, metavar="S", help="seconds per block, default 1.6")
     parser.add_argument("--warm", type=float, metavar="S", help="warm-up before each, default 0.3")
     parser.add_argument("--concurrency", type=_positive, nargs="+", help="default 1 16 64")
-    parser.add_argument("--streams", type=int, help="streams at a time, default 16; 0 for none")
+    parser.add_argument(
+        "--streams", type=int, nargs="+", help="streams at a time, default 16 64; 0 for none"
+    )
     parser.add_argument("--mode", nargs="+", choices=[m.value for m in Mode], default=[])
     parser.add_argument("--prompt-bytes", type=_positive, default=1500)
     parser.add_argument("--answer-tokens", type=_positive, default=16)

@@ -25,6 +25,7 @@ MAX_CPU_RATIO = 0.8
 MAX_EVENT_RATIO = 0.9
 MAX_ADDED_P50_MS = 1.0
 TARGET_CONCURRENCY = 16
+TARGET_STREAMS = (16, 64)
 
 _TOLERATED_SHARE = 0.01
 """Of requests that took another way than the mode's: a router's own probes and a late start."""
@@ -191,15 +192,16 @@ def make_verdicts(
         )
     ]
     for mode in Mode:
-        found.append(
-            _ratio_verdict(
-                f"CPU per SSE chunk, {_mode(mode)}",
-                Cell(mode, TARGET_CONCURRENCY, stream=True),
-                MAX_EVENT_RATIO,
-                rows,
-                ratios,
+        for streams in TARGET_STREAMS:
+            found.append(
+                _ratio_verdict(
+                    f"CPU per SSE chunk, {_mode(mode)}, {streams} streams",
+                    Cell(mode, streams, stream=True),
+                    MAX_EVENT_RATIO,
+                    rows,
+                    ratios,
+                )
             )
-        )
     for mode in Mode:
         found.append(_latency_verdict(mode, blocks, rows))
     return found

@@ -52,7 +52,7 @@ class Plan:
         targets: names, in the order of the first round.
         modes: in this order.
         concurrencies: of whole answers.
-        streams: how many streams at a time; 0 measures none.
+        streams: how many streams at a time, each; none measures none.
         rounds: how often each block is measured.
         block_s: how long a block is.
         warm_s: how long it is warmed up.
@@ -65,9 +65,9 @@ class Plan:
     targets: Sequence[str]
     modes: Sequence[Mode] = (Mode.PLAIN, Mode.PD)
     concurrencies: Sequence[int] = (1, 16, 64)
-    streams: int = 16
+    streams: Sequence[int] = (16, 64)
     rounds: int = 3
-    block_s: float = 2.0
+    block_s: float = 1.6
     warm_s: float = 0.3
     prompt_bytes: int = 1500
     answer_tokens: int = 16
@@ -77,7 +77,7 @@ class Plan:
 
     def cells(self, mode: Mode) -> list[Cell]:
         """What is measured of each target in a mode."""
-        streams = [Cell(mode, self.streams, stream=True)] if self.streams else []
+        streams = [Cell(mode, count, stream=True) for count in self.streams]
         return [Cell(mode, concurrency) for concurrency in self.concurrencies] + streams
 
 

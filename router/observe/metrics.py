@@ -37,6 +37,7 @@ from router.observe.render import OPENMETRICS, TEXT, Page, Readings, collect
 log = logging.getLogger("baton.router.metrics")
 
 _STATUS: Final = {status: str(status) for status in range(100, 600)}
+_ITL_BOUNDS_S: Final = f.ITL_BOUNDS_S
 _FIRST: Final = (
     (f.HANDOFFS, ("done", "failed", "expired", "aborted")),
     (f.RECLAIMED, ("released", "lease")),
@@ -66,12 +67,12 @@ class ItlRecorder:
         """Content is passed on at ``now_s``, which never goes back."""
         counts = self._counts
         if counts is not None:
-            counts[bisect_left(f.ITL_BOUNDS_S, now_s - self.last_s)] += 1
+            counts[bisect_left(_ITL_BOUNDS_S, now_s - self.last_s)] += 1
         elif self.first_s is None:
             self.first_s = now_s
         else:
-            self._counts = counts = [0] * (len(f.ITL_BOUNDS_S) + 1)
-            counts[bisect_left(f.ITL_BOUNDS_S, now_s - self.last_s)] += 1
+            self._counts = counts = [0] * (len(_ITL_BOUNDS_S) + 1)
+            counts[bisect_left(_ITL_BOUNDS_S, now_s - self.last_s)] += 1
         self.last_s = now_s
 
     @property

@@ -44,7 +44,7 @@ spec:
       engine_args: {{tool-call-parser: hermes, enable-auto-tool-choice: true}}}}
     decode: {{accelerator: cpu, max_num_seqs: 16, cpu_kv_cache_mib: 64, enforce_eager: true,
       engine_args: {{tool-call-parser: hermes, enable-auto-tool-choice: true}}}}
-  transfer: {{block_size: {BLOCK}, lease_s: {LEASE_S}}}
+  transfer: {{block_size: {BLOCK}, lease_s: {LEASE_S}, canary_rate: 0}}
   deadlines: {{connect_s: 2, prefill_s: 10, first_token_s: 30, idle_s: 10, total_s: 90}}
   limits: {{in_flight: 64, drain_s: 30}}
 """

@@ -1,0 +1,60 @@
+"""What is compiled: the list, the stamp, and the rule that can be seen in the sources."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from router import compiled
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NAMES: list[str] = SETTINGS["tool"]["baton"]["compiled"]
+
+
+def source(name: str) -> Path:
+    return ROOT / (name.replace(".", "/") + ".py")
+
+
+def test_the_list_names_modules_once_and_in_order() -> None:
+    """A name that is wrong would be noticed two minutes later."""
+    assert sorted(set(NAMES)) == NAMES
+    assert [name for name in NAMES if not source(name).is_file()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_decoded_into_a_compiled_class(name: str) -> None:
+    """Compiled classes have no annotations, and msgspec would refuse every message."""
+    tree = ast.parse(source(name).read_text())
+    classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Decoder", ".decode")):
+            asked = [*node.args, *(k.value for k in node.keywords if k.arg == "type")]
+            assert not classes & {ast.unparse(value) for value in asked}
+
+
+def test_a_stamp_tells_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing compiled is not stale; an edited or a missing source is."""
+    monkeypatch.setattr(compiled, "_ROOT", tmp_path)
+    (tmp_path / "router").mkdir()
+    assert compiled.modules() == {}
+    assert compiled.stale() == []
+    for name in ("a", "b", "c"):
+        (tmp_path / "router" / f"{name}.py").write_text(f"{name} = 1\n")
+    compiled.write_stamp(tmp_path, ["router.a", "router.b", "router.c"])
+    assert sorted(compiled.modules()) == ["router.a", "router.b", "router.c"]
+    assert compiled.stale() == []
+    (tmp_path / "router" / "a.py").write_text("a = 2\n")
+    (tmp_path / "router" / "b.py").unlink()
+    assert compiled.stale() == ["router.a", "router.b"]
+
+
+def test_a_broken_stamp_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing, and nothing fails."""
+    monkeypatch.setattr(compiled, "_ROOT", tmp_path)
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "compiled.json").write_text("{")
+    assert compiled.modules() == {}
