@@ -135,13 +135,16 @@ class Dispatcher:
             decision: Plan = plan(ask, self._pool.snapshot(match), self._rng)
         while True:
             call.trail.attempts += 1
+            fault: LegFault | None = None
             try:
                 await self._attempt(decision, call)
-            except LegFault as fault:
-                self._metrics.leg_failed(fault.reason, fault.error.code or "other")
-                decision = await self._after(fault, ask, call)
-            else:
+            except LegFault as raised:
+                fault = raised
+            if fault is None:
                 return
+            # Not in the handler: a wait there would put the fault into other tasks' tracebacks.
+            self._metrics.leg_failed(fault.reason, fault.error.code or "other")
+            decision = await self._after(fault, ask, call)
 
     async def ask(self, call: Call) -> Ask:
         """What the policy needs to know; counts the prompt if the path depends on it."""

@@ -282,7 +282,8 @@ class HttpServer:
 def _absolute(url: bytes) -> tuple[bytes, bytes]:
     """Path and query of ``http://host/path?query``, which proxies may send."""
     try:
-        parts = httptools.parse_url(url)
+        # Its types say bytes, and it says None for a part that is not there.
+        parts: Any = httptools.parse_url(url)
     except httptools.HttpParserInvalidURLError:
         return url, b""
     return parts.path or b"/", parts.query or b""
