@@ -7,6 +7,7 @@ Without the variable the wheel is pure Python, one for all platforms.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
         from router import compiled
 
         target = root / "build" / "wheel"
+        shutil.rmtree(target, ignore_errors=True)
         names = recipe.modules(root)
         if not recipe.build(root, names, target):
             raise RuntimeError("the modules did not compile; see above")

@@ -226,6 +226,7 @@ async def _serve_as_one_of_several(
             await server.start(*public, reuse_port=True)
             assert server.admin is not None
             calm_collector()
+            _say_what_is_compiled()
             await parent.announce(server.admin.url)
         except (OSError, BatonError) as error:
             # What listens already ends with the process.

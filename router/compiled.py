@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _STAMP: Final = "router/compiled.json"
+_SUFFIX: Final = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 
 def modules() -> dict[str, str]:
     """Compiled modules, with the digests of the sources that they were made from."""
     try:
-        found: dict[str, str] = json.loads((_ROOT / _STAMP).read_text())
+        stamp = json.loads((_ROOT / _STAMP).read_text())
     except (OSError, ValueError):
         return {}
+    # Another Python, or another platform, does not see them.
+    found: dict[str, str] = stamp["modules"] if stamp.get("suffix") == _SUFFIX else {}
     return found
 
 
@@ -40,7 +44,8 @@ def write_stamp(root: Path, names: Iterable[str], target: Path | None = None) ->
         target: the folder with the compiled packages, if that is another one.
     """
     found = {name: _digest(root, name) for name in names}
-    ((target or root) / _STAMP).write_text(json.dumps(found, indent=1) + "\n")
+    stamp = {"suffix": _SUFFIX, "modules": found}
+    ((target or root) / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
 
 
 def _digest(root: Path, name: str) -> str:

@@ -28,6 +28,8 @@ ANY: Final[Rule] = (None, None)
 """Whoever reads the field checks it; only null is taken out here."""
 
 _decode_json = msgspec.json.Decoder().decode
+_LARGEST: Final = 2**53
+"""Of counts: what a float holds exactly, and far more tokens than there are."""
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -118,6 +120,8 @@ def check_fields(body: dict[str, Any], rules: Mapping[str, Rule]) -> bool:
                     )
                 if at_least is not None and value < at_least:
                     raise InvalidRequest(f"{field} must be at least {at_least}", param=field)
+                if at_least is not None and value > _LARGEST:
+                    raise InvalidRequest(f"{field} must be at most {_LARGEST}", param=field)
             continue
         if leaving is None:
             leaving = []

@@ -213,7 +213,7 @@ class _NoSpan:
         self.recording = False
         self.trace_id = context.trace_id
         self._forward = context.forwarded()
-        self._stage = _NoStage(self)
+        self._stage = _NoStage(self._forward)
 
     def set(self, name: str, value: Value | None) -> None:
         pass
@@ -235,10 +235,10 @@ class _NoSpan:
 
 
 class _NoStage:
-    __slots__ = ("_request",)
+    __slots__ = ("_forward",)
 
-    def __init__(self, request: _NoSpan) -> None:
-        self._request = request
+    def __init__(self, forward: WorkerHeaders) -> None:
+        self._forward = forward
 
     def set(self, name: str, value: Value | None) -> None:
         pass
@@ -247,7 +247,7 @@ class _NoStage:
         pass
 
     def headers_for_worker(self) -> WorkerHeaders:
-        return self._request.headers_for_worker()
+        return self._forward
 
     def end(self, error: str | None = None) -> None:
         pass

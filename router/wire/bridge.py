@@ -163,14 +163,17 @@ class _Lifespan:
 
     async def startup(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lifespan")
+        failed: BaseException | None = None
         try:
             said = await self._ask("lifespan.startup")
             # One that ends or raises before it says a word has no lifespan.
             if said is not None and said["type"] == "lifespan.startup.failed":
                 raise RuntimeError(f"the application did not start: {said.get('message', '')}")
-        except BaseException:
+        except BaseException as error:
+            failed = error
+        if failed is not None:
             await self._end()
-            raise
+            raise failed
 
     async def shutdown(self) -> None:
         if self._task is None:
@@ -200,12 +203,18 @@ class _Lifespan:
             return None
         self._messages.put_nowait({"type": kind})
         answer = asyncio.create_task(self._said.get(), name=kind)
+        found: Message | None = None
+        failed: BaseException | None = None
         try:
             await asyncio.wait({answer, self._task}, return_when=asyncio.FIRST_COMPLETED)
-            return self._said_now(answer)
-        finally:
-            answer.cancel()
-            await asyncio.gather(answer, return_exceptions=True)
+            found = self._said_now(answer)
+        except BaseException as error:
+            failed = error
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+        if failed is not None:
+            raise failed
+        return found
 
     def _said_now(self, answer: asyncio.Task[Message]) -> Message | None:
         if answer.done():

@@ -116,6 +116,8 @@ class HttpServer:
         self.stopping = self._hurried = False
         if self._bridge is not None:
             await self._bridge.startup()
+        failed: BaseException | None = None
+        server: asyncio.Server | None = None
         try:
             server = await loop.create_server(
                 lambda: Connection(self),
@@ -126,10 +128,12 @@ class HttpServer:
                 ssl=ssl,
                 ssl_handshake_timeout=None if ssl is None else self.limits.head_s,
             )
-        except BaseException:
+        except BaseException as error:
+            failed = error
+        if failed is not None:
             if self._bridge is not None:
                 await self._bridge.shutdown()
-            raise
+            raise failed
         self._server = server
         # Its sockets are a tuple with asyncio and a list with uvloop.
         listening: Any = server

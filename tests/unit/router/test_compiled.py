@@ -36,6 +36,19 @@ def test_nothing_is_decoded_into_a_compiled_class(name: str) -> None:
             assert not classes & {ast.unparse(value) for value in asked}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_waits_in_a_handler(name: str) -> None:
+    """What a compiled coroutine handles while it waits becomes other tasks' exception."""
+    for node in ast.walk(ast.parse(source(name).read_text())):
+        held: list[ast.stmt] = []
+        if isinstance(node, ast.ExceptHandler):
+            held = node.body
+        elif isinstance(node, ast.Try):
+            held = node.finalbody
+        waits = (ast.Await, ast.AsyncWith, ast.AsyncFor)
+        assert [n.lineno for s in held for n in ast.walk(s) if isinstance(n, waits)] == []
+
+
 def test_a_stamp_tells_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing compiled is not stale; an edited or a missing source is."""
     monkeypatch.setattr(compiled, "_ROOT", tmp_path)
@@ -50,6 +63,8 @@ def test_a_stamp_tells_what_has_changed(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "router" / "a.py").write_text("a = 2\n")
     (tmp_path / "router" / "b.py").unlink()
     assert compiled.stale() == ["router.a", "router.b"]
+    monkeypatch.setattr(compiled, "_SUFFIX", ".another-python.so")
+    assert compiled.modules() == {}
 
 
 def test_a_broken_stamp_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
