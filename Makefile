@@ -48,7 +48,7 @@ e2e: install ## real engines, real handoffs
 wheel: install ## build the wheel, install it elsewhere, try it
 	$(BIN)/python -m pytest tests/packaging
 
-compiled: install ## compile the router's hot modules: half the CPU per request; two minutes
+compiled: install ## compile the router's hot modules: half the CPU per request; three minutes
 	@$(BIN)/python requirements/compiled.py
 
 uncompiled: install ## go back to the sources

@@ -4,8 +4,8 @@
     python requirements/compiled.py --remove   go back to the sources
 
 The modules stand in ``pyproject.toml`` under ``[tool.baton] compiled``. Needs a C compiler and some
-two minutes. Python prefers a compiled module to its source, so a stamp of the sources is kept: when
-one has changed, the router warns at its start, and the tests refuse to run.
+three minutes. Python prefers a compiled module to its source, so a stamp of the sources is kept:
+when one has changed, the router warns at its start, and the tests refuse to run.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ def main() -> int:
     if compiled.modules() and not compiled.stale() and set(compiled.modules()) == set(names):
         return 0
     if compiler() is None:
-        sys.stderr.write("[compiled] no C compiler here; the router runs from its sources\n")
+        sys.stderr.write(
+            "[compiled] no C compiler here: install one (Debian: gcc and python3-dev), or say "
+            "which with CC; until then the router runs from its sources\n"
+        )
         return 1
     remove(ROOT)
     began_s = time.monotonic()
-    print(f"[compiled] compiling {len(names)} modules, some two minutes", flush=True)
+    print(f"[compiled] compiling {len(names)} modules, some three minutes", flush=True)
     if not build(ROOT, names, ROOT):
         return 1
     compiled.write_stamp(ROOT, names)

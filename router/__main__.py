@@ -208,7 +208,11 @@ def _say_what_is_compiled() -> None:
     known = len(compiled.modules())
     log.info("hot modules: %s", f"{known} compiled" if known else "as Python (make compiled)")
     if stale := compiled.stale():
-        log.warning("%d compiled modules are not what their sources say", len(stale))
+        log.warning(
+            "%d compiled modules are not what their sources say; run make compiled, or make "
+            "uncompiled",
+            len(stale),
+        )
 
 
 async def _serve_as_one_of_several(

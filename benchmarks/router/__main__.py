@@ -177,6 +177,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.router",
@@ -192,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm", type=float, metavar="S", help="warm-up before each, default 0.3")
     parser.add_argument("--concurrency", type=_positive, nargs="+", help="default 1 16 64")
     parser.add_argument(
-        "--streams", type=int, nargs="+", help="streams at a time, default 16 64; 0 for none"
+        "--streams", type=_count, nargs="+", help="streams at a time, default 16 64; 0 for none"
     )
     parser.add_argument("--mode", nargs="+", choices=[m.value for m in Mode], default=[])
     parser.add_argument("--prompt-bytes", type=_positive, default=1500)

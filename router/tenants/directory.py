@@ -168,8 +168,7 @@ def require_model(tenant: Tenant, model: str) -> None:
     Raises:
         NotAllowed: it may not.
     """
-    models = tenant.models
-    if models is not None and models.fullmatch(model) is None:
+    if not tenant.allows(model):
         raise NotAllowed(
             f"{tenant.name} does not have access to the model {model!r}.", param="model"
         )
