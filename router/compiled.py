@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
+_PACKAGES: Final = ("baton", "kvtransfer", "router")
 _STAMP: Final = "router/compiled.json"
 _SUFFIX: Final = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
@@ -31,8 +32,16 @@ def modules() -> dict[str, str]:
 
 
 def stale() -> list[str]:
-    """Compiled modules whose source is another one now; run ``make compiled`` again."""
-    return [name for name, digest in modules().items() if _digest(_ROOT, name) != digest]
+    """Compiled modules whose source is another one now, or of which nobody knows what they were
+    made from; run ``make compiled`` again."""
+    known = modules()
+    changed = [name for name, digest in known.items() if _digest(_ROOT, name) != digest]
+    found = (
+        ".".join(path.relative_to(_ROOT).parts).removesuffix(_SUFFIX)
+        for package in _PACKAGES
+        for path in (_ROOT / package).rglob(f"*{_SUFFIX}")
+    )
+    return changed + sorted(set(found) - set(known))
 
 
 def write_stamp(root: Path, names: Iterable[str], target: Path | None = None) -> None:

@@ -67,6 +67,15 @@ def test_a_stamp_tells_what_has_changed(tmp_path: Path, monkeypatch: pytest.Monk
     assert compiled.modules() == {}
 
 
+def test_what_no_stamp_tells_of_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would run it all the same."""
+    monkeypatch.setattr(compiled, "_ROOT", tmp_path)
+    (tmp_path / "router" / "wire").mkdir(parents=True)
+    (tmp_path / "router" / "wire" / f"leg{compiled._SUFFIX}").write_bytes(b"")
+    (tmp_path / "router" / "wire" / "link.another-python.so").write_bytes(b"")
+    assert compiled.stale() == ["router.wire.leg"]
+
+
 def test_a_broken_stamp_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says nothing, and nothing fails."""
     monkeypatch.setattr(compiled, "_ROOT", tmp_path)
