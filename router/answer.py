@@ -286,7 +286,12 @@ class Answerer:
         try:
             passing.take(head)
             passing.hurry()
-            await leg.pump(passing.feed, idle_s=self._deadlines.idle_s, ends_s=call.ends_s)
+            await leg.pump(
+                passing.feed,
+                idle_s=self._deadlines.idle_s,
+                ends_s=call.ends_s,
+                chunk_sink=passing.feed_chunk,
+            )
             if not passing.complete:
                 raise StreamBroken(f"worker {leg.worker.id} ended the stream in the middle")
         except (PeerFault, ValueError) as error:
@@ -323,7 +328,7 @@ class _Passing:
     """What happens to each chunk of a stream after its first content: as little as can be."""
 
     __slots__ = ("_before", "_call", "_corrects", "_dialect", "_events", "_itl", "_now_s", "_write",
-                 "borders", "last")  # fmt: skip
+                 "_write_chunk", "borders", "last")  # fmt: skip
 
     def __init__(
         self, call: Call, events: sse.EventBuffer, clock: Clock, *, corrects: bool
@@ -335,6 +340,7 @@ class _Passing:
         self._itl = ItlRecorder()
         self._now_s = clock.monotonic_s
         self._write: Callable[[bytes], None] = call.reply.write
+        self._write_chunk: Callable[[bytes], None] | None = None
         told = usage is not None and (usage.cached_tokens, usage.created_tokens) != (None, None)
         self._corrects = usage if told else None
         self._before = b""
@@ -343,7 +349,8 @@ class _Passing:
 
     def hurry(self) -> None:
         """The first piece is written: the others go the shortest way."""
-        self._write = self._call.reply.writer()
+        reply = self._call.reply
+        self._write, self._write_chunk = reply.writer(), reply.chunk_writer()
 
     def feed(self, data: bytes) -> None:
         """Bytes of the worker."""
@@ -351,15 +358,32 @@ class _Passing:
         if whole:
             self.take(whole)
 
+    def feed_chunk(self, chunk: bytes) -> bool:
+        """A chunk of the worker's as it came, framing and all; False if it cannot stay so.
+
+        The framing is left on what is kept, too: its lines are none that is looked for.
+        """
+        write = self._write_chunk
+        if write is None or not chunk.endswith(_CHUNK_OF_EVENTS) or self._events.holding:
+            return False
+        if self._corrects is not None and sse.may_have_usage(chunk):
+            return False
+        self._note(chunk)
+        write(chunk)
+        return True
+
     def take(self, whole: bytes) -> None:
         """Whole events go to the client; the last two pieces are kept for the end's sake."""
-        self._itl.tick(self._now_s())
-        self.borders += whole.count(b"\n\n")
         if self._corrects is not None:
             whole = sse.correct_events(self._dialect, whole, self._corrects)
+        self._note(whole)
+        self._write(whole)
+
+    def _note(self, whole: bytes) -> None:
+        self._itl.tick(self._now_s())
+        self.borders += whole.count(b"\n\n")
         self._before = self.last
         self.last = whole
-        self._write(whole)
 
     @property
     def complete(self) -> bool:
@@ -377,6 +401,9 @@ class _Passing:
             trail.error = "the engine gave up in the middle"
         metrics.stream_done(trail.path, self._itl, trail.output_tokens)
 
+
+_CHUNK_OF_EVENTS: Final = b"\n\n\r\n"
+"""How a chunk ends whose last event is whole."""
 
 _NOT_TOKENS: Final = {Dialect.OPENAI: 1, Dialect.RESPONSES: 8, Dialect.MESSAGES: 5}
 """Events of a stream that stand for no token: its frame, as each API draws it."""

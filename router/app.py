@@ -1,15 +1,15 @@
 """What the router serves besides generation, on its public port: models, health, metrics, the
-registry of workers, and the documentation. The hot endpoints are in ``endpoint``; what operators
-use is in ``admin``.
+registry of workers, and the documentation. The hot endpoints are in ``endpoint``, heartbeats in
+``registry``; what operators use is in ``admin``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -24,8 +24,6 @@ from router.report import status_report
 from router.state import RouterState
 from router.tenants import Tenant
 
-_MAX_RECORD_BYTES = 64 * 1024
-_MAX_TTL_S = 60.0
 _NOT_POST = ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"]
 
 AskWhole = Callable[[str], Awaitable[Response]]
@@ -171,28 +169,6 @@ def _model_object(record: WorkerRecord, name: str, parent: str | None) -> dict[s
 def _add_cluster_routes(app: FastAPI, state: RouterState, whole: AskWhole | None) -> None:
     token = state.settings.token
 
-    @app.put(
-        "/internal/workers/{worker_id}",
-        status_code=204,
-        summary="A worker's heartbeat",
-        tags=["cluster"],
-    )
-    async def put_worker(
-        request: Request,
-        worker_id: str,
-        ttl_s: Annotated[float, Query(gt=0, le=_MAX_TTL_S)] = 5.0,
-    ) -> Response:
-        require_token(request, token)
-        record = await _read_record(request)
-        if record.id != worker_id:
-            raise InvalidRequest(f"The record is of {record.id!r}, the path says {worker_id!r}.")
-        known = state.pool.record(record.id)
-        await state.store.put_worker(record, ttl_s=ttl_s)
-        # News is seen at once; mere heartbeats at the pool's own next refresh.
-        if known is None or (known.state, known.engine_id) != (record.state, record.engine_id):
-            await state.pool.refresh()
-        return Response(status_code=204)
-
     @app.delete(
         "/internal/workers/{worker_id}",
         status_code=204,
@@ -211,18 +187,6 @@ def _add_cluster_routes(app: FastAPI, state: RouterState, whole: AskWhole | None
         if whole is not None:
             return await whole("/admin/status")
         return Response(msgspec.json.encode(status_report(state)), media_type="application/json")
-
-
-async def _read_record(request: Request) -> WorkerRecord:
-    raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > _MAX_RECORD_BYTES:
-            raise InvalidRequest(f"A worker record has at most {_MAX_RECORD_BYTES} bytes.")
-    try:
-        return msgspec.json.decode(bytes(raw), type=WorkerRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"Not a worker record: {error}") from error
 
 
 __all__ = ["add_error_handlers", "add_health_routes", "build_app", "openai_error"]

@@ -53,6 +53,10 @@ class Reply(Protocol):
         """What writes the parts after the first; none of them is empty."""
         ...
 
+    def chunk_writer(self) -> Callable[[bytes], None] | None:
+        """What writes parts that bear HTTP's framing already; None where that cannot be."""
+        ...
+
     def end(self, data: bytes = b"") -> None:
         """The last part."""
         ...

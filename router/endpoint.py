@@ -371,6 +371,10 @@ class _Reply:
         """See ``Exchange.writer``."""
         return self._exchange.writer()
 
+    def chunk_writer(self) -> Callable[[bytes], None] | None:
+        """See ``Exchange.chunk_writer``."""
+        return self._exchange.chunk_writer()
+
     def end(self, data: bytes = b"") -> None:
         """See ``Exchange.end``."""
         self._exchange.end(data)

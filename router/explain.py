@@ -23,7 +23,7 @@ class _NoReply:
     def _never(self, *_: Any, **__: Any) -> Any:
         raise OurFault("an explanation sends nothing to a client")
 
-    start = write = end = reply = on_congestion = writer = _never
+    start = write = end = reply = on_congestion = writer = chunk_writer = _never
 
 
 async def explain_request(state: RouterState, endpoint: Endpoint, body: bytes) -> dict[str, Any]:

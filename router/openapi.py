@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from baton.registrar import TTL_S, WORKERS_PATH
 from router.api import Endpoint
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -69,6 +70,30 @@ _ERROR: dict[str, Any] = {
 }
 
 
+_WORKER_PATH = f"{WORKERS_PATH}/{{worker_id}}"
+_HEARTBEAT: dict[str, Any] = {
+    "tags": ["cluster"],
+    "summary": "A worker's heartbeat",
+    "description": "Needs the cluster token. The record is forgotten after its time to live.",
+    "parameters": [
+        {"name": "worker_id", "in": "path", "required": True, "schema": _TEXT},
+        {
+            "name": "ttl_s",
+            "in": "query",
+            "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 60, "default": TTL_S},
+        },
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    },
+    "responses": {
+        "204": {"description": "It is known."},
+        **{status: _ERROR for status in ("400", "401", "429", "503")},
+    },
+}
+
+
 def describe_hot_endpoints(app: FastAPI) -> None:
     """Adds them to what ``app`` says at ``/openapi.json`` and ``/docs``."""
     made = app.openapi
@@ -77,6 +102,10 @@ def describe_hot_endpoints(app: FastAPI) -> None:
         document = made()
         for endpoint, (summary, required, properties) in _BODIES.items():
             document["paths"][str(endpoint)] = {"post": _operation(summary, required, properties)}
+        document["paths"][_WORKER_PATH] = {
+            **document["paths"].get(_WORKER_PATH, {}),
+            "put": _HEARTBEAT,
+        }
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ from baton.clock import Clock
 from router.admin import build_admin_app
 from router.app import AskWhole, build_app
 from router.endpoint import routes
+from router.registry import registry_routes
 from router.state import RouterSettings, RouterState
 from router.wire import HttpServer, WireLimits
 
@@ -38,7 +39,7 @@ class RouterServer:
         limits = settings.profile.spec.limits
         write_s = settings.profile.spec.deadlines.idle_s
         self.public = HttpServer(
-            routes(self.state),
+            {**routes(self.state), **registry_routes(self.state)},
             build_app(self.state, whole),
             WireLimits(
                 header_bytes=limits.header_bytes, connections=limits.connections, write_s=write_s

@@ -55,6 +55,11 @@ class EventBuffer:
         # The last two bytes kept: a border may lie across pieces.
         self._seam = b""
 
+    @property
+    def holding(self) -> bool:
+        """Whether a part of an event is kept."""
+        return bool(self._parts)
+
     def feed(self, data: bytes) -> bytes:
         """All complete events so far that were not returned yet; keeps the incomplete rest."""
         if not self._parts and data.endswith(_BORDER):
@@ -296,13 +301,18 @@ def usage_in_tail(dialect: Dialect, events: bytes) -> Usage | None:
     return None
 
 
+def may_have_usage(events: bytes) -> bool:
+    """Whether these whole events may bear usage; False for most."""
+    return b'"usage":' in events
+
+
 def correct_events(dialect: Dialect, events: bytes, prefill: Usage) -> bytes:
     """These whole events of decode with the cache's figures that prefill gave, where they bear
     any; ``events`` itself if there is nothing to correct.
 
     To be called for each piece of a stream over a handoff: without ``"usage":`` it costs a search.
     """
-    if b'"usage":' not in events:
+    if not may_have_usage(events):
         return events
     if prefill.cached_tokens is None and prefill.created_tokens is None:
         return events

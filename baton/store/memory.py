@@ -5,6 +5,8 @@ It lives in one event loop and never awaits between reading and changing, so it 
 
 from __future__ import annotations
 
+import math
+
 from baton.clock import Clock
 from baton.errors import StoreUnavailable, TooManyRequests
 from baton.store.base import MAX_WORKERS, checked_ttl_s, registry_full
@@ -20,6 +22,7 @@ class MemoryStore:
         self._entries: dict[WorkerId, tuple[WorkerRecord, float]] = {}
         self._cordoned: set[WorkerId] = set()
         self._closed = False
+        self._looks_s = 0.0  # nothing expires before; a look at all of them is dear with a thousand
 
     async def put_worker(self, record: WorkerRecord, *, ttl_s: float) -> None:
         """See :meth:`baton.store.Store.put_worker`."""
@@ -28,6 +31,7 @@ class MemoryStore:
         if record.id not in self._entries and len(self._entries) >= self._max_workers:
             raise TooManyRequests(registry_full(self._max_workers))
         self._entries[record.id] = (record, expires_s)
+        self._looks_s = min(self._looks_s, expires_s)
 
     async def remove_worker(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.remove_worker`."""
@@ -71,5 +75,8 @@ class MemoryStore:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         now_s = self._clock.monotonic_s()
+        if now_s < self._looks_s:
+            return
         for worker_id in [i for i, (_, expires_s) in self._entries.items() if expires_s <= now_s]:
             del self._entries[worker_id]
+        self._looks_s = min((end_s for _, end_s in self._entries.values()), default=math.inf)

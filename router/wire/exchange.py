@@ -247,6 +247,16 @@ class Exchange:
 
         return write_chunk
 
+    def chunk_writer(self) -> Callable[[bytes], None] | None:
+        """What writes whole chunks that bear HTTP's framing already; None if this answer has none.
+        Otherwise like ``writer``."""
+        return self._write_framed if self._chunked and not self._held and not self.ended else None
+
+    def _write_framed(self, chunk: bytes) -> None:
+        if self.gone:
+            raise ClientGone
+        self._connection.write(chunk)
+
     def end(self, data: bytes = b"") -> None:
         """The last part of the body, and the end of the answer; raises like ``write``. An answer
         shorter than announced cuts the connection, so that the client cannot take it for whole."""

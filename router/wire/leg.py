@@ -42,7 +42,8 @@ class Leg:
     """
 
     __slots__ = (
-        "_heard_s", "_link", "_loop", "_parts", "_paused", "_sink", "_unread", "_waiter",
+        "_chunk_sink", "_heard_s", "_link", "_loop", "_parts", "_paused", "_sink", "_unread",
+        "_waiter",
         "content_type", "ended", "error", "headers", "status", "worker",
     )  # fmt: skip
 
@@ -60,6 +61,7 @@ class Leg:
         self._paused = False
         self._heard_s = 0.0
         self._sink: Callable[[bytes], None] | None = None
+        self._chunk_sink: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[bool] | None = None
 
     def header(self, name: str) -> str | None:
@@ -118,7 +120,14 @@ class Leg:
         body = found[0] if len(found) == 1 else b"".join(found)
         return Answer(self.status, self.content_type, body)
 
-    async def pump(self, sink: Callable[[bytes], None], *, idle_s: float, ends_s: float) -> None:
+    async def pump(
+        self,
+        sink: Callable[[bytes], None],
+        *,
+        idle_s: float,
+        ends_s: float,
+        chunk_sink: Callable[[bytes], bool] | None = None,
+    ) -> None:
         """Calls ``sink`` with the bytes of the body, from where they arrive, up to their end.
 
         What ``sink`` raises ends this and is raised here. While reading is paused the worker's
@@ -128,6 +137,8 @@ class Leg:
             sink: takes bytes; must not block.
             idle_s: the longest silence.
             ends_s: when it has to be over, on the loop's clock.
+            chunk_sink: asked first where a segment is one chunk of HTTP, with that chunk as it
+                came, framing and all; what it returns False for goes to ``sink`` without framing.
 
         Raises:
             WorkerUnreachable: the connection broke.
@@ -141,7 +152,7 @@ class Leg:
         if self.ended:
             return
         loop = self._loop
-        self._sink = sink
+        self._sink, self._chunk_sink = sink, chunk_sink
         self._heard_s = loop.time()
         waiter = self._waiter = loop.create_future()
         watch = _Watch(self, waiter, idle_s, ends_s)
@@ -149,7 +160,7 @@ class Leg:
             await waiter
         finally:
             watch.cancel()
-            self._sink = self._waiter = None
+            self._sink = self._chunk_sink = self._waiter = None
         self._sound(or_raise=True)
 
     def pause(self) -> None:
@@ -186,6 +197,24 @@ class Leg:
         self._parts.append(part)
         self._unread += len(part)
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether ``pass_chunk`` may be tried."""
+        return self._chunk_sink is not None
+
+    def pass_chunk(self, chunk: bytes) -> bool:
+        """One chunk with its framing; False if it is wanted by ``feed``."""
+        sink = self._chunk_sink
+        if sink is None:
+            return False
+        try:
+            if not sink(chunk):
+                return False
+        except Exception as error:
+            self.fail(error)
+        self._heard_s = self._loop.time()
+        return True
+
     def deliver(self) -> None:
         """All that one segment brought is here."""
         sink = self._sink
@@ -209,7 +238,7 @@ class Leg:
         """No more will come. What came before can still be read."""
         if self.error is None and not self.ended:
             self.error = error
-        self._sink = None
+        self._sink = self._chunk_sink = None
         if self._waiter is not None:
             _settle(self._waiter, True)
 

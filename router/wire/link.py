@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -22,6 +22,19 @@ _HEAD_BYTES = 64 * 1024
 """The most that an answer's head may have, with 1xx answers before it; or its trailers."""
 _SMALL_BYTES = 64 * 1024
 """Bodies up to here are joined with their head; copying larger ones costs more than it saves."""
+
+
+def _size_line(length: int) -> bytes | None:
+    """How a chunk of so many bytes begins, its framing counted; None if there is no such chunk."""
+    for digits in range(1, 9):
+        size = length - digits - 4
+        if size > 0 and len(b"%x" % size) == digits:
+            return b"%x\r\n" % size
+    return None
+
+
+_TABLED_BYTES: Final = 4096
+_SIZE_LINES: Final = [_size_line(length) for length in range(_TABLED_BYTES)]
 
 
 class Link(asyncio.Protocol):
@@ -43,6 +56,8 @@ class Link(asyncio.Protocol):
         self.leg: Leg | None = None
         self._paused = False
         self._framing_bytes = 0  # since the last byte of a body
+        self._chunk_over = False  # what the parser saw last is the end of a chunk
+        self._between_chunks = False  # and nothing came after it
         self._interim = False
         self._measured = False  # the head says where the body ends
         self._reusable = False  # both sides keep the connection after this answer
@@ -57,6 +72,7 @@ class Link(asyncio.Protocol):
     def ask(self, worker: WorkerRecord, loop: asyncio.AbstractEventLoop) -> Leg:
         """Begins a request; ``send`` follows."""
         self._framing_bytes = 0
+        self._chunk_over = self._between_chunks = False
         leg = self.leg = Leg(self, worker, loop)
         return leg
 
@@ -130,6 +146,12 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """The loop's: some bytes."""
         leg, parser = self.leg, self._parser
+        if self._between_chunks:
+            # Nearly all of a stream comes like this; the parser need not know, and stays where it
+            # is: between two chunks.
+            if leg is not None and is_chunk(data) and leg.pass_chunk(data):
+                return
+            self._between_chunks = False
         if leg is None or leg.ended or parser is None:
             # Nobody asked for this.
             self._dirty = True
@@ -147,6 +169,9 @@ class Link(asyncio.Protocol):
         if self._framing_bytes > _HEAD_BYTES and not leg.ended:
             failure = WorkerFailed(f"worker {leg.worker.id} sent too large a head")
         leg.deliver()
+        if leg.takes_chunks:
+            # What follows a chunk and ends a line would be the next one's beginning.
+            self._between_chunks = self._chunk_over and data.endswith(b"\r\n")
         if failure is not None:
             self._dirty = True
             leg.fail(failure)
@@ -197,11 +222,31 @@ class Link(asyncio.Protocol):
         if self.leg is not None and not self._dirty:
             self.leg.feed(part)
 
+    def on_chunk_header(self) -> None:
+        """The parser's: the size of a chunk, the last one's too."""
+        self._chunk_over = False
+
+    def on_chunk_complete(self) -> None:
+        """The parser's: a chunk is whole, with the end of its line."""
+        self._chunk_over = True
+
     def on_message_complete(self) -> None:
         """The parser's: the body is whole."""
+        self._chunk_over = False
         if self._interim:
             self._interim = False
         elif self.leg is not None and self._parser is not None and not self._dirty:
             self.leg.ended = True
             # Known only now: the parser forgets it with the message.
             self._reusable = self._measured and self._parser.should_keep_alive()
+
+
+def is_chunk(data: bytes) -> bool:
+    """Whether these bytes are one whole chunk of a body and nothing else.
+
+    Only as servers write it: without extensions, leading zeros and capital digits. The others are
+    left to the parser.
+    """
+    length = len(data)
+    line = _SIZE_LINES[length] if length < _TABLED_BYTES else _size_line(length)
+    return line is not None and data.startswith(line) and data.endswith(b"\r\n")

@@ -1,7 +1,8 @@
 """The HTTP server: listens, finds the handler, keeps time, and stops without breaking answers off.
 
-Routes are exact: ``(method, path)``. Everything else goes to an ASGI application, so that what is
-not hot can be written in a framework. One timer looks at all connections about once a second.
+Routes are exact: ``(method, path)``, or with ``*`` for any last segment of the path. Everything
+else goes to an ASGI application, so that what is not hot can be written in a framework. One timer
+looks at all connections about once a second.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class HttpServer:
     """Listens on one address of the running loop; can be started again after it was stopped.
 
     Args:
-        routes: ``(METHOD, path)`` to handler.
+        routes: ``(METHOD, path)`` to handler; a path may end with ``/*``.
         fallback: the ASGI application for everything else, with its lifespan; None answers 404.
         limits: what one client may take.
         now: seconds, for limits and ``Exchange.head_s``.
@@ -225,6 +226,8 @@ class HttpServer:
         if not path.startswith(b"/") and b"://" in path:
             path, query = _absolute(url)
             found = self._routes.get(b"%b %b" % (method, path))
+        if found is None:
+            found = self._routes.get(b"%b %b/*" % (method, path.rpartition(b"/")[0]))
         if found is not None:
             handler = found[2]
         else:

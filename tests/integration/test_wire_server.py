@@ -149,15 +149,19 @@ async def test_the_short_way_of_writing() -> None:
         exchange.start(200, [], length=6 if known else None)
         exchange.write(b"one")
         write = exchange.writer()
-        write(b"two")
+        assert (exchange.chunk_writer() is None) is known
+        write_chunk = exchange.chunk_writer() or (lambda chunk: write(chunk[3:-2]))
+        write_chunk(b"1\r\nt\r\n")
+        write(b"wo")
         if exchange.path == "/gone":
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                try:
-                    write(b"three")
-                except ClientGone as gone:
-                    left.append(gone)
+                for way in (write, write_chunk):
+                    try:
+                        way(b"5\r\nthree\r\n")
+                    except ClientGone as gone:
+                        left.append(gone)
                 raise
         exchange.end()
 
@@ -168,7 +172,7 @@ async def test_the_short_way_of_writing() -> None:
                 await client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
                 assert (await client.reply()).body == b"onetwo"
             await client.send(b"GET /gone HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: left)
+        await until(lambda: len(left) == 2)
 
 
 @on_both_loops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from baton.errors import PeerFault, WorkerTimeout
 from router.wire import Upstream
 from router.wire.leg import Answer
-from router.wire.link import Link
+from router.wire.link import Link, is_chunk
 from tests.fakes.virtual_loop import run_virtual
 from tests.fakes.worker_records import worker_record
 from tests.unit.router.wire.wires import (
@@ -99,6 +100,124 @@ def test_any_bytes(pieces: list[bytes], step: int, pumped: bool, reset: bool) ->
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(main())
     assert complaints == []
+
+
+_PARTS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                b"data: x\n\n",
+                b"\r\n",
+                b"0\r\n\r\n",
+                b"5\r\nabcd",
+                b"data: " + b"y" * 5000 + b"\n\n",
+            ]
+        ),
+        st.binary(min_size=1, max_size=300),
+    ),
+    min_size=1,
+    max_size=8,
+)
+_FRAMINGS = [b"%x\r\n%b\r\n", b"%X\r\n%b\r\n", b"0%x\r\n%b\r\n", b"%x;a=b\r\n%b\r\n"]
+
+
+@given(
+    _PARTS,
+    st.lists(st.sampled_from(_FRAMINGS[:1] * 5 + _FRAMINGS), min_size=8, max_size=8),
+    st.lists(st.integers(1, 40), max_size=6),
+    st.lists(st.booleans(), min_size=1),
+)
+@settings(max_examples=400)
+def test_chunks_as_they_came(
+    parts: list[bytes], framings: list[bytes], cuts: list[int], wanted: list[bool]
+) -> None:
+    """However a body is chunked and cut into segments, and whichever of its chunks are taken as
+    they came: what is taken is whole chunks, and all parts arrive once and in their order."""
+    pieces = [
+        framing % (len(part), part) for part, framing in zip(parts, framings, strict=False)
+    ] + [b"0\r\n\r\n"]
+    # Chunk by chunk, but for a few cuts, and a few that come together.
+    segments = [STREAM_HEAD, *pieces]
+    for at, cut in enumerate(cuts):
+        where = cut % len(segments)
+        if at % 2 and where + 1 < len(segments):
+            segments[where : where + 2] = [segments[where] + segments[where + 1]]
+        elif len(segments[where]) > 1:
+            middle = 1 + cut % (len(segments[where]) - 1)
+            segments[where : where + 1] = [segments[where][:middle], segments[where][middle:]]
+    got: list[bytes] = []
+    answers = itertools.cycle(wanted)
+
+    def take(chunk: bytes) -> bool:
+        taken = next(answers)
+        if taken:
+            line, _, rest = chunk.partition(b"\r\n")
+            assert int(line, 16) == len(rest) - 2
+            assert rest.endswith(b"\r\n")
+            got.append(rest[:-2])
+        return taken
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        link = Link(lambda _: None)
+        link.connection_made(MemoryTransport(link))
+        leg = link.ask(worker_record(), loop)
+        pump = leg.pump(got.append, idle_s=LONG_S, ends_s=loop.time() + LONG_S, chunk_sink=take)
+        pumping = asyncio.create_task(pump)
+        await asyncio.sleep(0)
+        for segment in segments:
+            link.data_received(segment)
+        await pumping
+        assert leg.ended
+        assert link.finish()
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main())
+    assert b"".join(got) == b"".join(parts)
+
+
+def test_what_a_chunk_is() -> None:
+    """Its size must be right, its framing plain, and nothing else there."""
+    for size in (1, 15, 16, 17, 255, 256, 4000, 4095, 4096, 5000, 70_000):
+        part = b"x" * size
+        whole = b"%x\r\n%b\r\n" % (size, part)
+        assert is_chunk(whole)
+        assert not is_chunk(b"%x\r\n%b\r\n" % (size + 1, part))
+        assert not is_chunk(whole[:-1])
+        assert not is_chunk(whole + b"\n")
+        assert not is_chunk(whole + whole)
+        assert not is_chunk(b"0" + whole)
+        assert not is_chunk(b"%x;e\r\n%b\r\n" % (size, part))
+    for other in (b"", b"\r\n", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"A\r\n0123456789\r\n"):
+        assert not is_chunk(other)
+
+
+def test_a_chunk_sink_that_fails() -> None:
+    """It ends the pump, as a sink does; what comes meanwhile goes nowhere."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        link = Link(lambda _: None)
+        link.connection_made(MemoryTransport(link))
+        leg = link.ask(worker_record(), loop)
+        link.data_received(STREAM_HEAD)
+        got: list[bytes] = []
+
+        def fails(_: bytes) -> bool:
+            raise ValueError("no")
+
+        pump = leg.pump(got.append, idle_s=9, ends_s=loop.time() + 9, chunk_sink=fails)
+        pumping = asyncio.create_task(pump)
+        await asyncio.sleep(0)
+        link.data_received(chunked([b"one"]))
+        link.data_received(chunked([b"two"]))
+        link.data_received(chunked([b"three"]))
+        with pytest.raises(ValueError, match="no"):
+            await pumping
+        assert got == [b"one"]
+        assert not link.finish()
+
+    run_virtual(main())
 
 
 async def test_reading_is_bounded() -> None:
