@@ -264,7 +264,8 @@ class WorkerPool:
         self._closed = cordoned.union(self._blocked_seen)
         self._bases = _bases(records)
         self._tellers = {}
-        self._traffic.refresh(compile_fleet(records, self._rules, self._slots))
+        fleet = compile_fleet(records, self._rules, self._slots, self._traffic.fleet)
+        self._traffic.refresh(fleet)
         self.prefix.follow(records)
         for listener in self._listeners:
             listener(records)

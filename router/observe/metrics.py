@@ -54,26 +54,44 @@ class ItlRecorder:
     the stream ends (``RouterMetrics.stream_done``).
     """
 
-    __slots__ = ("_counts", "first_s", "last_s")
+    __slots__ = ("_at", "_counts", "_high_s", "_low_s", "_same", "first_s", "last_s")
 
     def __init__(self) -> None:
         self.first_s: float | None = None
         """When the first content was passed on, on the monotonic clock."""
         self.last_s = 0.0
         """When the last one was."""
-        self._counts: list[int] | None = None
+        self._counts: list[int] = []
+        # Most gaps fall into the bucket of the one before, so that is looked at first.
+        self._at = 0
+        self._low_s = self._high_s = 0.0
+        self._same = 0
 
     def tick(self, now_s: float) -> None:
         """Content is passed on at ``now_s``, which never goes back."""
-        counts = self._counts
-        if counts is not None:
-            counts[bisect_left(_ITL_BOUNDS_S, now_s - self.last_s)] += 1
+        gap_s = now_s - self.last_s
+        self.last_s = now_s
+        if self._low_s < gap_s <= self._high_s:
+            self._same += 1
         elif self.first_s is None:
             self.first_s = now_s
         else:
-            self._counts = counts = [0] * (len(_ITL_BOUNDS_S) + 1)
-            counts[bisect_left(_ITL_BOUNDS_S, now_s - self.last_s)] += 1
-        self.last_s = now_s
+            self._enter(gap_s)
+
+    def _enter(self, gap_s: float) -> None:
+        """Counts a gap of another bucket, which is the one to look at from now on."""
+        if not self._counts:
+            self._counts = [0] * (len(_ITL_BOUNDS_S) + 1)
+        self._settle()
+        at = self._at = bisect_left(_ITL_BOUNDS_S, gap_s)
+        self._counts[at] += 1
+        self._low_s = _ITL_BOUNDS_S[at - 1] if at else -math.inf
+        self._high_s = _ITL_BOUNDS_S[at] if at < len(_ITL_BOUNDS_S) else math.inf
+
+    def _settle(self) -> None:
+        if self._same:
+            self._counts[self._at] += self._same
+            self._same = 0
 
     @property
     def span_s(self) -> float:
@@ -83,7 +101,8 @@ class ItlRecorder:
     @property
     def gaps(self) -> list[int]:
         """Gaps per bucket of ``ITL_BOUNDS_S``; empty before the second content."""
-        return self._counts or []
+        self._settle()
+        return self._counts
 
 
 class RouterMetrics:

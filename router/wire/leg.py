@@ -42,8 +42,8 @@ class Leg:
     """
 
     __slots__ = (
-        "_chunk_sink", "_heard_s", "_link", "_loop", "_parts", "_paused", "_sink", "_unread",
-        "_waiter",
+        "_chunk_sink", "_heard_s", "_link", "_loop", "_now_s", "_parts", "_paused", "_sink",
+        "_unread", "_waiter",
         "content_type", "ended", "error", "headers", "status", "worker",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class Leg:
         self.error: Exception | None = None
         self._link = link
         self._loop = loop
+        self._now_s: Callable[[], float] = loop.time
         self._parts: list[bytes] = []
         self._unread = 0
         self._paused = False
@@ -212,7 +213,7 @@ class Leg:
                 return False
         except Exception as error:
             self.fail(error)
-        self._heard_s = self._loop.time()
+        self._heard_s = self._now_s()
         return True
 
     def deliver(self) -> None:

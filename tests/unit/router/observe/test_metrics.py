@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.observe import ItlRecorder, RouterMetrics
 from router.observe import families as f
@@ -76,6 +79,26 @@ def test_gaps_of_a_stream_are_those_between_its_contents() -> None:
     assert value(metrics, "baton_inter_token_seconds_bucket", path="local", le="0.02") == 1
     assert value(metrics, "baton_inter_token_seconds_bucket", path="local", le="0.1") == 2
     assert value(metrics, "baton_time_per_output_token_seconds_sum", path="local") == 0.03125
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.001, *f.ITL_BOUNDS_S, 0.011, 0.0110001, 99.0]), max_size=40)
+)
+def test_each_gap_is_counted_in_its_bucket(gaps_s: list[float]) -> None:
+    """However they follow each other, and whenever one looks."""
+    itl = ItlRecorder()
+    itl.tick(0.0)
+    expected = [0] * (len(f.ITL_BOUNDS_S) + 1)
+    now_s = 0.0
+    for gap_s in gaps_s:
+        seen_s = now_s + gap_s
+        expected[bisect_left(f.ITL_BOUNDS_S, seen_s - now_s)] += 1
+        now_s = seen_s
+        itl.tick(now_s)
+        if gap_s == 0.001:
+            assert itl.gaps == expected
+    assert itl.gaps == (expected if gaps_s else [])
+    assert itl.span_s == now_s
 
 
 @pytest.mark.parametrize("contents", [0, 1])

@@ -36,6 +36,7 @@ from router.policy import (
     plan,
     plan_again,
 )
+from router.policy.fleet import Fleet
 from tests.fakes.worker_records import worker_record
 
 NAMES = [f"w{n}" for n in range(8)]
@@ -222,3 +223,42 @@ def test_next_plans(part: int) -> None:
                 assert "queue" in rules.degrade
                 assert 0 < seconds <= 10
     assert min(kinds[name] for name in ("Handoff", "Local", "Wait", "Fail")) > WORLDS / 200
+
+
+def test_news_of_the_same_workers() -> None:
+    """A fleet made from the one before it is the fleet made from nothing, whatever has changed."""
+    reused = 0
+    for seed in range(WORLDS):
+        rng = random.Random(seed)
+        rules, before, crowd = make_rules(rng), records(rng), records(rng)
+        kind = rng.randrange(4)
+        if kind < 3:
+            crowd = [
+                replace(
+                    record,
+                    load=Load(rng.randrange(9), rng.randrange(4), rng.random()),
+                    state=rng.choice([WorkerState.READY, WorkerState.DRAINING]),
+                    heartbeat_s=rng.random(),
+                )
+                for record in before
+            ]
+        if kind == 2:
+            changed: dict[str, Any] = rng.choice(
+                [
+                    {"engine_id": "another"},
+                    {"role": Role.STANDARD},
+                    {"adapters": ()},
+                    {"limits": Limits(77, 4)},
+                ]
+            )
+            crowd[0] = replace(crowd[0], **changed)
+        slots, same_slots = Slots(), Slots()
+        first = compile_fleet(before, rules, slots)
+        compile_fleet(before, rules, same_slots)
+        after = compile_fleet(crowd, rules, slots, first)
+        fresh = compile_fleet(crowd, rules, same_slots)
+        reused += after.names is first.names
+        for name in Fleet.__slots__:
+            assert getattr(after, name) == getattr(fresh, name), (seed, name)
+        assert slots.all() == same_slots.all()
+    assert WORLDS / 3 < reused < WORLDS * 3 / 4
