@@ -368,7 +368,8 @@ class _Passing:
             return False
         if self._corrects is not None and sse.may_have_usage(chunk):
             return False
-        self._note(chunk)
+        # Engines give each event a chunk of its own; and this count is the second best anyway.
+        self._note(chunk, 1)
         write(chunk)
         return True
 
@@ -376,12 +377,12 @@ class _Passing:
         """Whole events go to the client; the last two pieces are kept for the end's sake."""
         if self._corrects is not None:
             whole = sse.correct_events(self._dialect, whole, self._corrects)
-        self._note(whole)
+        self._note(whole, whole.count(b"\n\n"))
         self._write(whole)
 
-    def _note(self, whole: bytes) -> None:
+    def _note(self, whole: bytes, borders: int) -> None:
         self._itl.tick(self._now_s())
-        self.borders += whole.count(b"\n\n")
+        self.borders += borders
         self._before = self.last
         self.last = whole
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 
-from baton.clock import Clock
+from baton.clock import Clock, next_beat
 from baton.errors import StoreUnavailable
 from baton.store import Store
 from baton.types import Role, WorkerId, WorkerRecord, WorkerState
@@ -284,13 +284,15 @@ class WorkerPool:
 
     async def keep_fresh(self) -> None:
         """Refreshes for ever; to be run as a task and cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 await self.refresh()
             except Exception:
                 # An old picture is better than a router that never looks again.
                 log.exception("the registry could not be read")
-            await asyncio.sleep(_REFRESH_S)
+            now_s = loop.time()
+            await asyncio.sleep(next_beat(now_s, _REFRESH_S) - now_s)
 
 
 def _bases(records: Sequence[WorkerRecord]) -> dict[str, tuple[str, str]]:

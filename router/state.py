@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from baton.clock import Clock, SystemClock
+from baton.clock import Clock, SystemClock, next_beat
 from baton.store import Store, open_store
 from baton.types import EngineId, RequestId, Role, WorkerId, WorkerRecord
 from profiles import PrefixKnowledge
@@ -227,6 +227,7 @@ class RouterState:
         self.watches.look()
 
     async def _housekeeping(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 self.ledger.sweep()
@@ -234,7 +235,8 @@ class RouterState:
             except Exception:
                 # A fault here must not end the loop that frees what the ledger holds.
                 log.exception("housekeeping failed")
-            await asyncio.sleep(_HOUSEKEEPING_S)
+            now_s = loop.time()
+            await asyncio.sleep(next_beat(now_s, _HOUSEKEEPING_S) - now_s)
 
 
 __all__ = ["RouterSettings", "RouterState"]

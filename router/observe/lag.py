@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
+from baton.clock import next_beat
+
 TICK_S = 0.25
 WINDOW_S = 15.0
 
@@ -55,7 +57,7 @@ class LoopLag:
         return self._loop.time() - self._before_last_s
 
     def _arm(self) -> None:
-        self._due_s = self._loop.time() + TICK_S
+        self._due_s = next_beat(self._loop.time(), TICK_S)
         self._timer = self._loop.call_at(self._due_s, self._tick)
 
     def _tick(self) -> None:

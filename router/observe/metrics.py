@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
@@ -37,7 +36,7 @@ from router.observe.render import OPENMETRICS, TEXT, Page, Readings, collect
 log = logging.getLogger("baton.router.metrics")
 
 _STATUS: Final = {status: str(status) for status in range(100, 600)}
-_ITL_BOUNDS_S: Final = f.ITL_BOUNDS_S
+_ITL_BOUNDS_S: Final[tuple[float, ...]] = f.ITL_BOUNDS_S
 _FIRST: Final = (
     (f.HANDOFFS, ("done", "failed", "expired", "aborted")),
     (f.RECLAIMED, ("released", "lease")),
@@ -79,12 +78,18 @@ class ItlRecorder:
             self._enter(gap_s)
 
     def _enter(self, gap_s: float) -> None:
-        """Counts a gap of another bucket, which is the one to look at from now on."""
-        if not self._counts:
-            self._counts = [0] * (len(_ITL_BOUNDS_S) + 1)
+        """Counts a gap of another bucket, mostly the next, which is looked at first from now on."""
+        counts = self._counts
+        if not counts:
+            counts = self._counts = [0] * (len(_ITL_BOUNDS_S) + 1)
         self._settle()
-        at = self._at = bisect_left(_ITL_BOUNDS_S, gap_s)
-        self._counts[at] += 1
+        at = self._at
+        while at < len(_ITL_BOUNDS_S) and gap_s > _ITL_BOUNDS_S[at]:
+            at += 1
+        while at > 0 and gap_s <= _ITL_BOUNDS_S[at - 1]:
+            at -= 1
+        counts[at] += 1
+        self._at = at
         self._low_s = _ITL_BOUNDS_S[at - 1] if at else -math.inf
         self._high_s = _ITL_BOUNDS_S[at] if at < len(_ITL_BOUNDS_S) else math.inf
 

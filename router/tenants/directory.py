@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from baton.clock import Clock
+from baton.clock import Clock, next_beat
 from baton.errors import BatonError, NotAllowed, SettingsError, StoreUnavailable
 from router.tenants.keys import KeyRing
 from router.tenants.redis_source import RedisTenants
@@ -109,8 +109,10 @@ class Directory:
 
     async def keep_fresh(self) -> None:
         """Looks at the source each second, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(POLL_S)
+            now_s = loop.time()
+            await asyncio.sleep(next_beat(now_s, POLL_S) - now_s)
             await self.refresh()
 
     async def close(self) -> None:

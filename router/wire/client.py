@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from baton.clock import next_beat
 from baton.errors import PeerFault, WorkerTimeout, WorkerUnreachable
 from baton.types import RequestId, WorkerRecord
 from router.wire.heads import header_lines
@@ -214,7 +215,8 @@ class Upstream:
 
     def _arm(self) -> None:
         if self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(next_beat(loop.time(), _LOOK_S), self._look)
 
 
 class _Origin:

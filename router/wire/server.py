@@ -17,6 +17,7 @@ from typing import Any
 import httptools
 from starlette.types import ASGIApp
 
+from baton.clock import next_beat
 from router.wire import heads
 from router.wire.bridge import AppBridge
 from router.wire.connection import Connection
@@ -277,7 +278,8 @@ class HttpServer:
     def _arm(self) -> None:
         limits = self.limits
         every_s = min(1.0, min(limits.head_s, limits.idle_s, limits.write_s) / 4)
-        self._timer = asyncio.get_running_loop().call_later(every_s, self._tick)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(next_beat(loop.time(), every_s), self._tick)
 
     def _tick(self) -> None:
         try:
