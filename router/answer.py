@@ -32,7 +32,7 @@ from router.observe import ItlRecorder, RouterMetrics, Stage, WorkerHeaders
 from router.observe import attributes as names
 from router.policy import Reason
 from router.stall import Watches
-from router.wire import Answer, Leg, Upstream
+from router.wire import Answer, ChunkSink, Exchange, Leg, Upstream
 
 log = logging.getLogger("baton.router.answer")
 
@@ -290,7 +290,7 @@ class Answerer:
                 passing.feed,
                 idle_s=self._deadlines.idle_s,
                 ends_s=call.ends_s,
-                chunk_sink=passing.feed_chunk,
+                chunk_sink=passing,
             )
             if not passing.complete:
                 raise StreamBroken(f"worker {leg.worker.id} ended the stream in the middle")
@@ -324,11 +324,11 @@ class Answerer:
         call.reply.write(sse.error_event(fault, call.request.endpoint.dialect, last))
 
 
-class _Passing:
+class _Passing(ChunkSink):
     """What happens to each chunk of a stream after its first content: as little as can be."""
 
-    __slots__ = ("_before", "_call", "_corrects", "_dialect", "_events", "_itl", "_now_s", "_write",
-                 "_write_chunk", "borders", "last")  # fmt: skip
+    __slots__ = ("_before", "_call", "_chunks", "_corrects", "_dialect", "_events", "_itl",
+                 "_now_s", "_write", "borders", "last")  # fmt: skip
 
     def __init__(
         self, call: Call, events: sse.EventBuffer, clock: Clock, *, corrects: bool
@@ -340,7 +340,7 @@ class _Passing:
         self._itl = ItlRecorder()
         self._now_s = clock.monotonic_s
         self._write: Callable[[bytes], None] = call.reply.write
-        self._write_chunk: Callable[[bytes], None] | None = None
+        self._chunks: Exchange | None = None
         told = usage is not None and (usage.cached_tokens, usage.created_tokens) != (None, None)
         self._corrects = usage if told else None
         self._before = b""
@@ -350,7 +350,7 @@ class _Passing:
     def hurry(self) -> None:
         """The first piece is written: the others go the shortest way."""
         reply = self._call.reply
-        self._write, self._write_chunk = reply.writer(), reply.chunk_writer()
+        self._write, self._chunks = reply.writer(), reply.chunk_writer()
 
     def feed(self, data: bytes) -> None:
         """Bytes of the worker."""
@@ -363,14 +363,14 @@ class _Passing:
 
         The framing is left on what is kept, too: its lines are none that is looked for.
         """
-        write = self._write_chunk
-        if write is None or not chunk.endswith(_CHUNK_OF_EVENTS) or self._events.holding:
+        exchange = self._chunks
+        if exchange is None or not chunk.endswith(_CHUNK_OF_EVENTS) or self._events.holding:
             return False
         if self._corrects is not None and sse.may_have_usage(chunk):
             return False
         # Engines give each event a chunk of its own; and this count is the second best anyway.
         self._note(chunk, 1)
-        write(chunk)
+        exchange.write_chunk(chunk)
         return True
 
     def take(self, whole: bytes) -> None:

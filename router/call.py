@@ -15,6 +15,7 @@ from router.observe import NO_SPAN, RequestSpan
 from router.observe import attributes as names
 from router.policy import Prediction, Reason, TokenBounds
 from router.prefix import Chain
+from router.wire import Exchange
 
 Headers = list[tuple[str, str]]
 
@@ -53,8 +54,8 @@ class Reply(Protocol):
         """What writes the parts after the first; none of them is empty."""
         ...
 
-    def chunk_writer(self) -> Callable[[bytes], None] | None:
-        """What writes parts that bear HTTP's framing already; None where that cannot be."""
+    def chunk_writer(self) -> Exchange | None:
+        """Where parts that bear HTTP's framing already can be written; None if they cannot."""
         ...
 
     def end(self, data: bytes = b"") -> None:

@@ -371,9 +371,9 @@ class _Reply:
         """See ``Exchange.writer``."""
         return self._exchange.writer()
 
-    def chunk_writer(self) -> Callable[[bytes], None] | None:
-        """See ``Exchange.chunk_writer``."""
-        return self._exchange.chunk_writer()
+    def chunk_writer(self) -> Exchange | None:
+        """See ``Exchange.write_chunk``."""
+        return self._exchange if self._exchange.takes_chunks else None
 
     def end(self, data: bytes = b"") -> None:
         """See ``Exchange.end``."""

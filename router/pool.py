@@ -72,6 +72,7 @@ class WorkerPool:
         self._rules = rules
         self._served_name = served_name
         self._blocked = blocked
+        self._seen: Sequence[WorkerRecord] = ()
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._cordoned: frozenset[WorkerId] = frozenset()
         self._blocked_seen: Collection[WorkerId] = frozenset()
@@ -257,18 +258,23 @@ class WorkerPool:
         if self._store_lost:
             log.info("the registry is back")
             self._store_lost = False
+        self._tellers = {}
+        if records is not self._seen or cordoned is not self._cordoned:
+            self._take(records, cordoned)
+        for listener in self._listeners:
+            listener(records)
+
+    def _take(self, records: Sequence[WorkerRecord], cordoned: frozenset[WorkerId]) -> None:
         self._note_changes(records, cordoned)
+        self._seen = records
         self._records = {record.id: record for record in records}
         self._cordoned = cordoned
         self._blocked_seen = self._blocked()
         self._closed = cordoned.union(self._blocked_seen)
         self._bases = _bases(records)
-        self._tellers = {}
         fleet = compile_fleet(records, self._rules, self._slots, self._traffic.fleet)
         self._traffic.refresh(fleet)
         self.prefix.follow(records)
-        for listener in self._listeners:
-            listener(records)
 
     def _note_changes(self, records: Sequence[WorkerRecord], cordoned: frozenset[WorkerId]) -> None:
         for record in records:

@@ -20,7 +20,8 @@ class MemoryStore:
         self._clock = clock
         self._max_workers = max_workers
         self._entries: dict[WorkerId, tuple[WorkerRecord, float]] = {}
-        self._cordoned: set[WorkerId] = set()
+        self._cordoned: frozenset[WorkerId] = frozenset()
+        self._sorted: tuple[WorkerRecord, ...] | None = ()
         self._closed = False
         self._looks_s = 0.0  # nothing expires before; a look at all of them is dear with a thousand
 
@@ -31,41 +32,46 @@ class MemoryStore:
         if record.id not in self._entries and len(self._entries) >= self._max_workers:
             raise TooManyRequests(registry_full(self._max_workers))
         self._entries[record.id] = (record, expires_s)
+        self._sorted = None
         self._looks_s = min(self._looks_s, expires_s)
 
     async def remove_worker(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.remove_worker`."""
         self._purge()
         self._entries.pop(worker_id, None)
-        self._cordoned.discard(worker_id)
+        self._sorted = None
+        self._cordoned -= {worker_id}
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
-        """See :meth:`baton.store.Store.workers`."""
+        """See :meth:`baton.store.Store.workers`. The same tuple as before if nothing has come."""
         self._purge()
-        return tuple(self._entries[worker_id][0] for worker_id in sorted(self._entries))
+        if self._sorted is None:
+            entries = self._entries
+            self._sorted = tuple(entries[worker_id][0] for worker_id in sorted(entries))
+        return self._sorted
 
     async def cordon(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.cordon`."""
         self._purge()
         if worker_id not in self._cordoned and len(self._cordoned) >= self._max_workers:
             raise TooManyRequests(registry_full(self._max_workers))
-        self._cordoned.add(worker_id)
+        self._cordoned |= {worker_id}
 
     async def uncordon(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.uncordon`."""
         self._purge()
-        self._cordoned.discard(worker_id)
+        self._cordoned -= {worker_id}
 
     async def cordoned(self) -> frozenset[WorkerId]:
         """See :meth:`baton.store.Store.cordoned`."""
         self._purge()
-        return frozenset(self._cordoned)
+        return self._cordoned
 
     async def close(self) -> None:
         """See :meth:`baton.store.Store.close`."""
         self._closed = True
         self._entries.clear()
-        self._cordoned.clear()
+        self._sorted, self._cordoned = (), frozenset()
 
     def describe(self) -> str:
         """See :meth:`baton.store.Store.describe`."""
@@ -79,4 +85,5 @@ class MemoryStore:
             return
         for worker_id in [i for i, (_, expires_s) in self._entries.items() if expires_s <= now_s]:
             del self._entries[worker_id]
+            self._sorted = None
         self._looks_s = min((end_s for _, end_s in self._entries.values()), default=math.inf)

@@ -8,11 +8,13 @@ HTTP/2, WebSockets, compression, redirects and cookies: a proxy in front has tho
 
 from router.wire.client import Answer, Leg, Upstream
 from router.wire.exchange import ClientGone, Exchange, Handler
+from router.wire.leg import ChunkSink
 from router.wire.limits import WireLimits
 from router.wire.server import HttpServer
 
 __all__ = [
     "Answer",
+    "ChunkSink",
     "ClientGone",
     "Exchange",
     "Handler",

@@ -247,12 +247,13 @@ class Exchange:
 
         return write_chunk
 
-    def chunk_writer(self) -> Callable[[bytes], None] | None:
-        """What writes whole chunks that bear HTTP's framing already; None if this answer has none.
-        Otherwise like ``writer``."""
-        return self._write_framed if self._chunked and not self._held and not self.ended else None
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether ``write_chunk`` may be used for the parts after the first."""
+        return self._chunked and not self._held and not self.ended
 
-    def _write_framed(self, chunk: bytes) -> None:
+    def write_chunk(self, chunk: bytes) -> None:
+        """A part of the body that bears HTTP's framing already; otherwise like ``writer``."""
         if self.gone:
             raise ClientGone
         self._connection.write(chunk)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from baton.errors import PeerFault, WorkerTimeout
 from router.wire import Upstream
-from router.wire.leg import Answer
+from router.wire.leg import Answer, ChunkSink
 from router.wire.link import Link, is_chunk
 from tests.fakes.virtual_loop import run_virtual
 from tests.fakes.worker_records import worker_record
@@ -148,21 +148,22 @@ def test_chunks_as_they_came(
     got: list[bytes] = []
     answers = itertools.cycle(wanted)
 
-    def take(chunk: bytes) -> bool:
-        taken = next(answers)
-        if taken:
-            line, _, rest = chunk.partition(b"\r\n")
-            assert int(line, 16) == len(rest) - 2
-            assert rest.endswith(b"\r\n")
-            got.append(rest[:-2])
-        return taken
+    class Taking(ChunkSink):
+        def feed_chunk(self, chunk: bytes) -> bool:
+            taken = next(answers)
+            if taken:
+                line, _, rest = chunk.partition(b"\r\n")
+                assert int(line, 16) == len(rest) - 2
+                assert rest.endswith(b"\r\n")
+                got.append(rest[:-2])
+            return taken
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         link = Link(lambda _: None)
         link.connection_made(MemoryTransport(link))
         leg = link.ask(worker_record(), loop)
-        pump = leg.pump(got.append, idle_s=LONG_S, ends_s=loop.time() + LONG_S, chunk_sink=take)
+        pump = leg.pump(got.append, idle_s=LONG_S, ends_s=loop.time() + LONG_S, chunk_sink=Taking())
         pumping = asyncio.create_task(pump)
         await asyncio.sleep(0)
         for segment in segments:
@@ -203,10 +204,11 @@ def test_a_chunk_sink_that_fails() -> None:
         link.data_received(STREAM_HEAD)
         got: list[bytes] = []
 
-        def fails(_: bytes) -> bool:
-            raise ValueError("no")
+        class Failing(ChunkSink):
+            def feed_chunk(self, chunk: bytes) -> bool:
+                raise ValueError("no")
 
-        pump = leg.pump(got.append, idle_s=9, ends_s=loop.time() + 9, chunk_sink=fails)
+        pump = leg.pump(got.append, idle_s=9, ends_s=loop.time() + 9, chunk_sink=Failing())
         pumping = asyncio.create_task(pump)
         await asyncio.sleep(0)
         link.data_received(chunked([b"one"]))
