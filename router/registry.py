@@ -48,7 +48,13 @@ class _Heartbeats:
 
     async def _take(self, exchange: Exchange) -> None:
         ttl_s = _ttl_s(exchange.query)
-        record = await _record(exchange)
+        try:
+            raw = await exchange.body(_MAX_RECORD_BYTES, _BODY_S)
+        except BodyTooLarge as error:
+            raise InvalidRequest(
+                f"A worker record has at most {_MAX_RECORD_BYTES} bytes."
+            ) from error
+        record = _record(raw)
         worker_id = unquote(exchange.path.rpartition("/")[2])
         if record.id != worker_id:
             raise InvalidRequest(f"The record is of {record.id!r}, the path says {worker_id!r}.")
@@ -60,11 +66,7 @@ class _Heartbeats:
             await state.pool.refresh()
 
 
-async def _record(exchange: Exchange) -> WorkerRecord:
-    try:
-        raw = await exchange.body(_MAX_RECORD_BYTES, _BODY_S)
-    except BodyTooLarge as error:
-        raise InvalidRequest(f"A worker record has at most {_MAX_RECORD_BYTES} bytes.") from error
+def _record(raw: bytes) -> WorkerRecord:
     try:
         return msgspec.json.decode(raw, type=WorkerRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -72,11 +74,16 @@ async def _record(exchange: Exchange) -> WorkerRecord:
 
 
 def _ttl_s(query: bytes) -> float:
-    given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("ttl_s")
-    if given is None:
-        return TTL_S
+    text = query.decode("latin-1")
+    name, _, value = text.partition("=")
+    if name != "ttl_s" or not value.replace(".", "").isdigit():
+        # Not as our workers write it.
+        given = parse_qs(text, keep_blank_values=True).get("ttl_s")
+        if given is None:
+            return TTL_S
+        value = given[-1]
     try:
-        ttl_s = float(given[-1])
+        ttl_s = float(value)
     except ValueError:
         ttl_s = math.nan
     if not 0 < ttl_s <= _MAX_TTL_S:

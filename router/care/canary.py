@@ -123,10 +123,6 @@ class Canary:
         rate = self._rules.canary_rate
         return rate > 0 and self._rng.random() < rate
 
-    def offer(self, finished: Finished) -> bool:
-        """``replay`` for one that is drawn."""
-        return self.drawn() and self.replay(finished)
-
     def replay(self, finished: Finished) -> bool:
         """Replays the request in the background, if it is fit and none is under way. Returns
         whether it is."""

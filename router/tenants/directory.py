@@ -108,7 +108,9 @@ class Directory:
             self._on_change(self._ring.tenants)
 
     async def keep_fresh(self) -> None:
-        """Looks at the source each second, until cancelled."""
+        """Looks at the source each second, until cancelled; ends where there is none."""
+        if self._source is None:
+            return
         loop = asyncio.get_running_loop()
         while True:
             now_s = loop.time()

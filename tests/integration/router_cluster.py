@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+import router
 from baton.clock import VirtualClock
 from baton.types import Role, WorkerRecord
 from profiles import ServingProfile, parse_profile
@@ -325,11 +326,21 @@ def _request_tasks() -> list[str]:
     """Tasks that the router made for requests and that still run."""
     left = []
     for task in asyncio.all_tasks():
-        code = getattr(task.get_coro(), "cr_code", None)
-        made_by_router = code is not None and Path(code.co_filename).parent.name == "router"
-        if made_by_router and task.get_name() not in ("pool", "housekeeping"):
-            left.append(task.get_name())
+        if _is_of_router(task.get_coro()) and not task.get_name().startswith(_STANDING):
+            left.append(f"{task.get_name()}: {task.get_coro()!r}")
     return left
+
+
+_STANDING = ("pool", "tenants", "housekeeping", "lifespan", "pairs-", "breaker-", "kv-events-")
+"""Names of tasks that are there without requests."""
+
+
+def _is_of_router(coroutine: object) -> bool:
+    code = getattr(coroutine, "cr_code", None)
+    if code is None:
+        # A compiled one has a class of its own.
+        return type(coroutine).__module__.startswith("router.")
+    return Path(code.co_filename).is_relative_to(Path(router.__file__).parent)
 
 
 async def read(response: aiohttp.ClientResponse) -> Answer:

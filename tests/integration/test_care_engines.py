@@ -181,12 +181,12 @@ async def test_a_pair_that_goes_bad_is_found_by_the_canary() -> None:
             prefill=prefill.record(),
             decode=decode.record(),
         )
-        assert stage.care.canary.offer(finished)
+        assert stage.care.canary.replay(finished)
         counts = stage.care.canary.counts
         await until(lambda: counts.ok == 1, timeout_s=PATIENCE_S)
         assert stage.states() == [PairState.READY]
         prefill.kv.weights = "weights-2"
-        assert stage.care.canary.offer(finished)
+        assert stage.care.canary.replay(finished)
         await until(lambda: counts.mismatched == 1, timeout_s=PATIENCE_S)
         assert stage.states() == [PairState.QUARANTINED]
         assert counts.unknown == 0

@@ -72,6 +72,11 @@ class Setting:
         return found.ok, found.mismatched, found.unknown
 
 
+def offer(it: Setting, finished: Finished) -> bool:
+    """What happens to each handoff that ended well."""
+    return it.canary.drawn() and it.canary.replay(finished)
+
+
 def live(story: Callable[[Setting], Awaitable[None]], rules: CareRules | None = None) -> None:
     async def main() -> None:
         setting = Setting(rules or CareRules(canary_rate=1.0))
@@ -92,7 +97,7 @@ def test_a_sound_pair(path: str) -> None:
     async def story(it: Setting) -> None:
         offered = it.finished(path)
         before = msgspec.json.encode(offered.body)
-        assert it.canary.offer(offered)
+        assert offer(it, offered)
         await asyncio.sleep(5)
         assert it.counts == (1, 0, 0)
         assert it.quarantined == []
@@ -121,7 +126,7 @@ def test_a_corrupt_pair(path: str, spoil: float) -> None:
 
     async def story(it: Setting) -> None:
         it.decode.spoil = spoil
-        it.canary.offer(it.finished(path))
+        offer(it, it.finished(path))
         await asyncio.sleep(5)
         assert it.counts == (0, 1, 0)
         ((prefill, decode, reason),) = it.quarantined
@@ -136,7 +141,7 @@ def test_a_tie_that_flips() -> None:
 
     async def story(it: Setting) -> None:
         it.decode.spoil, it.decode.flipped = 0.02, True
-        it.canary.offer(it.finished())
+        offer(it, it.finished())
         await asyncio.sleep(5)
         assert it.counts == (1, 0, 0)
 
@@ -165,7 +170,7 @@ def test_trouble_is_no_mismatch(trouble: Callable[[Setting], None]) -> None:
 
     async def story(it: Setting) -> None:
         trouble(it)
-        assert it.canary.offer(it.finished())
+        assert offer(it, it.finished())
         await asyncio.sleep(70)
         assert it.counts == (0, 0, 1)
         assert it.quarantined == []
@@ -189,7 +194,7 @@ def test_what_is_not_replayed(changes: dict[str, Any]) -> None:
     """Sampled answers, long prompts, and endpoints without comparable answers."""
 
     async def story(it: Setting) -> None:
-        assert not it.canary.offer(it.finished(**changes))
+        assert not offer(it, it.finished(**changes))
         await asyncio.sleep(5)
         assert it.prefill.asked == []
 
@@ -201,10 +206,10 @@ def test_one_at_a_time() -> None:
 
     async def story(it: Setting) -> None:
         it.decode.hangs = True
-        assert it.canary.offer(it.finished())
-        assert not it.canary.offer(it.finished())
+        assert offer(it, it.finished())
+        assert not offer(it, it.finished())
         await asyncio.sleep(1)
-        assert not it.canary.offer(it.finished())
+        assert not offer(it, it.finished())
         assert it.canary.counts.skipped == 2
         assert it.cluster.most_in_flight == 1
 
@@ -220,7 +225,7 @@ def test_the_rate(rate: float, least: int, most: int) -> None:
     async def story(it: Setting) -> None:
         drawn = 0
         for _ in range(1000):
-            if it.canary.offer(it.finished()):
+            if offer(it, it.finished()):
                 drawn += 1
                 await asyncio.sleep(1)
         assert least <= drawn <= most
@@ -233,11 +238,11 @@ def test_close_cuts_the_replay() -> None:
 
     async def story(it: Setting) -> None:
         it.decode.hangs = True
-        it.canary.offer(it.finished())
+        offer(it, it.finished())
         await asyncio.sleep(1)
         await it.canary.close()
         assert it.cluster.in_flight == 0
-        assert not it.canary.offer(it.finished())
+        assert not offer(it, it.finished())
         assert it.counts == (0, 0, 0)
 
     live(story)
