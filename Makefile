@@ -12,7 +12,7 @@ endif
 
 ARMS ?= cpu-standard cpu-disaggregated
 
-.PHONY: help up bench calibrate test check unit integration e2e wheel compiled uncompiled format
+.PHONY: help up bench calibrate test check unit sources integration e2e wheel compiled uncompiled format
 .PHONY: install lock clean
 
 help: ## show this list
@@ -28,7 +28,7 @@ calibrate: install ## check the measuring instrument itself against a server wit
 	@exec $(BIN)/baton bench calibrate $(ARGS)
 
 # Units are tested as they are written, the rest as it runs in production.
-test: install check uncompiled unit compiled integration wheel e2e ## run every check and test
+test: install uncompiled sources compiled integration wheel e2e ## run every check and test
 
 check: install ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -36,8 +36,13 @@ check: install ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: install ## unit tests alone, under a minute
+unit: install ## unit tests alone, in three minutes
 	$(BIN)/python -m pytest tests/unit
+
+# The compiler needs one core meanwhile.
+sources: install
+	@$(BIN)/python requirements/compiled.py --ahead & compiler=$$!; \
+	$(MAKE) check unit; status=$$?; wait $$compiler && exit $$status
 
 integration: install ## real Redis, real HTTP, fake engines
 	$(BIN)/python -m pytest tests/integration

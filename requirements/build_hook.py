@@ -36,7 +36,7 @@ class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
         if not recipe.build(root, names, target):
             raise RuntimeError("the modules did not compile; see above")
         (target / "router").mkdir(parents=True, exist_ok=True)
-        compiled.write_stamp(root, names, target)
+        compiled.write_stamp(target, compiled.stamp_of(root, names))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         for path in sorted(target.rglob("*")):

@@ -1,6 +1,7 @@
 """Compiles the router's hot modules with mypyc, beside their sources; ``make compiled``.
 
     python requirements/compiled.py            compile what is not compiled yet
+    python requirements/compiled.py --ahead    compile, and let the sources run until then
     python requirements/compiled.py --remove   go back to the sources
 
 The modules stand in ``pyproject.toml`` under ``[tool.baton] compiled``. Needs a C compiler and some
@@ -21,6 +22,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+AHEAD = ROOT / "build" / "ahead"
+"""Where it is made before it is moved to the sources."""
 GROUP = "baton"
 """Of the one library that holds the code of all modules."""
 
@@ -28,7 +31,9 @@ GROUP = "baton"
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description="Compiles the router's hot modules.")
-    parser.add_argument("--remove", action="store_true", help="remove what was compiled")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--ahead", action="store_true", help="compile, and change nothing yet")
+    group.add_argument("--remove", action="store_true", help="remove what was compiled")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from router import compiled
@@ -45,14 +50,27 @@ def main() -> int:
             "which with CC; until then the router runs from its sources\n"
         )
         return 1
-    remove(ROOT)
-    began_s = time.monotonic()
-    print(f"[compiled] compiling {len(names)} modules, some three minutes", flush=True)
-    if not build(ROOT, names, ROOT):
-        return 1
-    compiled.write_stamp(ROOT, names)
-    print(f"[compiled] done in {time.monotonic() - began_s:.0f} s")
+    stamp = compiled.stamp_of(ROOT, names)
+    if compiled.read_stamp(AHEAD) != stamp:
+        shutil.rmtree(AHEAD, ignore_errors=True)
+        began_s = time.monotonic()
+        print(f"[compiled] compiling {len(names)} modules, some three minutes", flush=True)
+        if not build(ROOT, names, AHEAD):
+            return 1
+        compiled.write_stamp(AHEAD, stamp)
+        print(f"[compiled] done in {time.monotonic() - began_s:.0f} s", flush=True)
+    if not options.ahead:
+        place()
     return 0
+
+
+def place() -> None:
+    """Moves what was compiled beside its sources; the stamp last."""
+    remove(ROOT)
+    made = [path for path in AHEAD.rglob("*") if path.is_file()]
+    for path in sorted(made, key=lambda path: path.suffix == ".json"):
+        path.rename(ROOT / path.relative_to(AHEAD))
+    shutil.rmtree(AHEAD)
 
 
 def modules(root: Path) -> list[str]:

@@ -12,7 +12,7 @@ import json
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _PACKAGES: Final = ("baton", "kvtransfer", "router")
@@ -22,10 +22,7 @@ _SUFFIX: Final = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 def modules() -> dict[str, str]:
     """Compiled modules, with the digests of the sources that they were made from."""
-    try:
-        stamp = json.loads((_ROOT / _STAMP).read_text())
-    except (OSError, ValueError):
-        return {}
+    stamp = read_stamp(_ROOT)
     # Another Python, or another platform, does not see them.
     found: dict[str, str] = stamp["modules"] if stamp.get("suffix") == _SUFFIX else {}
     return found
@@ -44,17 +41,23 @@ def stale() -> list[str]:
     return changed + sorted(set(found) - set(known))
 
 
-def write_stamp(root: Path, names: Iterable[str], target: Path | None = None) -> None:
-    """Writes down what was compiled.
+def stamp_of(root: Path, names: Iterable[str]) -> dict[str, Any]:
+    """What will have been compiled of the sources in ``root``, as they are now."""
+    return {"suffix": _SUFFIX, "modules": {name: _digest(root, name) for name in names}}
 
-    Args:
-        root: the folder with the packages.
-        names: the modules.
-        target: the folder with the compiled packages, if that is another one.
-    """
-    found = {name: _digest(root, name) for name in names}
-    stamp = {"suffix": _SUFFIX, "modules": found}
-    ((target or root) / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+
+def read_stamp(target: Path) -> dict[str, Any]:
+    """What was compiled into the folder ``target``; empty if nobody knows."""
+    try:
+        stamp: dict[str, Any] = json.loads((target / _STAMP).read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp
+
+
+def write_stamp(target: Path, stamp: dict[str, Any]) -> None:
+    """Writes down what was compiled into the folder ``target``."""
+    (target / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
 
 
 def _digest(root: Path, name: str) -> str:
