@@ -10,6 +10,9 @@ ifdef PIP_EXTRA_INDEX_URL
 export PIP_EXTRA_INDEX_URL
 endif
 
+CHECK := set -x; $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+UNIT := $(BIN)/python -m pytest tests/unit
+
 ARMS ?= cpu-standard cpu-disaggregated
 
 .PHONY: help up bench calibrate test check unit sources integration e2e wheel compiled uncompiled format
@@ -31,18 +34,15 @@ calibrate: install ## check the measuring instrument itself against a server wit
 test: install uncompiled sources compiled integration wheel e2e ## run every check and test
 
 check: install ## format, lint, types, layers
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@$(CHECK)
 
-unit: install ## unit tests alone, in three minutes
-	$(BIN)/python -m pytest tests/unit
+unit: install uncompiled ## unit tests alone, in two minutes
+	@$(UNIT)
 
 # The compiler needs one core meanwhile.
 sources: install
 	@$(BIN)/python requirements/compiled.py --ahead & compiler=$$!; \
-	$(MAKE) check unit; status=$$?; wait $$compiler && exit $$status
+	$(CHECK) && $(UNIT); status=$$?; wait $$compiler && exit $$status
 
 integration: install ## real Redis, real HTTP, fake engines
 	$(BIN)/python -m pytest tests/integration

@@ -6,18 +6,22 @@ Nothing here sleeps: waiting belongs to asyncio and to the process supervisor.
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Protocol
 
+_PHASE_S = (os.getpid() % 16) / 64
 
-def next_beat(now_s: float, every_s: float) -> float:
-    """When something that is done every ``every_s`` is due next: at a multiple of it, half an
-    ``every_s`` away at least.
+
+def next_beat(now_s: float, every_s: float, phase_s: float = _PHASE_S) -> float:
+    """When something that is done every ``every_s`` is due next: at a multiple of it plus
+    ``phase_s``, and half an ``every_s`` away at least.
 
     All that is periodic in a process then falls on the same moments. Waking up is what such work
     costs most: caches are cold each time, and ten small tasks in one go cost little more than one.
+    Processes have phases of their own, or all would be busy at the same moment.
     """
-    return (math.floor(now_s / every_s + 0.5) + 1) * every_s
+    return (math.floor((now_s - phase_s) / every_s + 0.5) + 1) * every_s + phase_s
 
 
 class Clock(Protocol):

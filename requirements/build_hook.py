@@ -33,10 +33,11 @@ class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
         target = root / "build" / "wheel"
         shutil.rmtree(target, ignore_errors=True)
         names = recipe.modules(root)
+        stamp = compiled.stamp_of(root, names)
         if not recipe.build(root, names, target):
             raise RuntimeError("the modules did not compile; see above")
         (target / "router").mkdir(parents=True, exist_ok=True)
-        compiled.write_stamp(target, compiled.stamp_of(root, names))
+        compiled.write_stamp(target, stamp)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         for path in sorted(target.rglob("*")):

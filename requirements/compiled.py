@@ -12,8 +12,10 @@ when one has changed, the router warns at its start, and the tests refuse to run
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -50,6 +52,19 @@ def main() -> int:
             "which with CC; until then the router runs from its sources\n"
         )
         return 1
+    # A shell starts what runs beside others deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    AHEAD.parent.mkdir(exist_ok=True)
+    with (AHEAD.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return compile_all(names, ahead=options.ahead)
+
+
+def compile_all(names: list[str], *, ahead: bool) -> int:
+    """Compiles, unless that has been done ahead, and moves the result to its place unless this is
+    ahead. Returns the exit status."""
+    from router import compiled
+
     stamp = compiled.stamp_of(ROOT, names)
     if compiled.read_stamp(AHEAD) != stamp:
         shutil.rmtree(AHEAD, ignore_errors=True)
@@ -59,18 +74,15 @@ def main() -> int:
             return 1
         compiled.write_stamp(AHEAD, stamp)
         print(f"[compiled] done in {time.monotonic() - began_s:.0f} s", flush=True)
-    if not options.ahead:
-        place()
+    if not ahead:
+        remove(ROOT)
+        # Without its stamp, what is left after an interruption is compiled anew.
+        compiled.remove_stamp(AHEAD)
+        for path in [path for path in AHEAD.rglob("*") if path.is_file()]:
+            path.rename(ROOT / path.relative_to(AHEAD))
+        compiled.write_stamp(ROOT, stamp)
+        shutil.rmtree(AHEAD)
     return 0
-
-
-def place() -> None:
-    """Moves what was compiled beside its sources; the stamp last."""
-    remove(ROOT)
-    made = [path for path in AHEAD.rglob("*") if path.is_file()]
-    for path in sorted(made, key=lambda path: path.suffix == ".json"):
-        path.rename(ROOT / path.relative_to(AHEAD))
-    shutil.rmtree(AHEAD)
 
 
 def modules(root: Path) -> list[str]:

@@ -366,10 +366,12 @@ class _Passing(ChunkSink):
         exchange = self._chunks
         if exchange is None or not chunk.endswith(_CHUNK_OF_EVENTS) or self._events.holding:
             return False
+        if len(chunk) < _LEAST_CHUNK:
+            # Of a lone line break; the other is the framing's.
+            return False
         if self._corrects is not None and sse.may_have_usage(chunk):
             return False
-        # Engines give each event a chunk of its own; and this count is the second best anyway.
-        self._note(chunk, 1)
+        self._note(chunk)
         exchange.write_chunk(chunk)
         return True
 
@@ -377,12 +379,12 @@ class _Passing(ChunkSink):
         """Whole events go to the client; the last two pieces are kept for the end's sake."""
         if self._corrects is not None:
             whole = sse.correct_events(self._dialect, whole, self._corrects)
-        self._note(whole, whole.count(b"\n\n"))
+        self._note(whole)
         self._write(whole)
 
-    def _note(self, whole: bytes, borders: int) -> None:
+    def _note(self, whole: bytes) -> None:
         self._itl.tick(self._now_s())
-        self.borders += borders
+        self.borders += whole.count(b"\n\n")
         self._before = self.last
         self.last = whole
 
@@ -405,6 +407,7 @@ class _Passing(ChunkSink):
 
 _CHUNK_OF_EVENTS: Final = b"\n\n\r\n"
 """How a chunk ends whose last event is whole."""
+_LEAST_CHUNK: Final = len(b"2\r\n\n\n\r\n")
 
 _NOT_TOKENS: Final = {Dialect.OPENAI: 1, Dialect.RESPONSES: 8, Dialect.MESSAGES: 5}
 """Events of a stream that stand for no token: its frame, as each API draws it."""

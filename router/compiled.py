@@ -52,12 +52,18 @@ def read_stamp(target: Path) -> dict[str, Any]:
         stamp: dict[str, Any] = json.loads((target / _STAMP).read_text())
     except (OSError, ValueError):
         return {}
-    return stamp
+    sound = isinstance(stamp, dict) and isinstance(stamp.get("modules"), dict)
+    return stamp if sound else {}
 
 
 def write_stamp(target: Path, stamp: dict[str, Any]) -> None:
     """Writes down what was compiled into the folder ``target``."""
     (target / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+
+
+def remove_stamp(target: Path) -> None:
+    """Forgets it."""
+    (target / _STAMP).unlink(missing_ok=True)
 
 
 def _digest(root: Path, name: str) -> str:

@@ -19,6 +19,7 @@ from baton.types import Role, WorkerId, WorkerRecord, WorkerState
 from router.flow import UNKNOWN, Capacity
 from router.policy import (
     Estimates,
+    Fleet,
     Handoff,
     Lean,
     PairBook,
@@ -73,6 +74,7 @@ class WorkerPool:
         self._served_name = served_name
         self._blocked = blocked
         self._seen: Sequence[WorkerRecord] = ()
+        self._fleet: Fleet | None = None
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._cordoned: frozenset[WorkerId] = frozenset()
         self._blocked_seen: Collection[WorkerId] = frozenset()
@@ -266,15 +268,18 @@ class WorkerPool:
 
     def _take(self, records: Sequence[WorkerRecord], cordoned: frozenset[WorkerId]) -> None:
         self._note_changes(records, cordoned)
-        self._seen = records
+        before, self._fleet = self._fleet, None
+        self._seen = ()
         self._records = {record.id: record for record in records}
         self._cordoned = cordoned
         self._blocked_seen = self._blocked()
         self._closed = cordoned.union(self._blocked_seen)
         self._bases = _bases(records)
-        fleet = compile_fleet(records, self._rules, self._slots, self._traffic.fleet)
+        fleet = compile_fleet(records, self._rules, self._slots, before)
         self._traffic.refresh(fleet)
         self.prefix.follow(records)
+        # Only now: what fails half-way is done again, and from nothing.
+        self._seen, self._fleet = records, fleet
 
     def _note_changes(self, records: Sequence[WorkerRecord], cordoned: frozenset[WorkerId]) -> None:
         for record in records:

@@ -83,7 +83,8 @@ def _ttl_s(query: bytes) -> float:
             return TTL_S
         value = given[-1]
     try:
-        ttl_s = float(value)
+        # It would take 1_0 for 10.
+        ttl_s = math.nan if "_" in value else float(value)
     except ValueError:
         ttl_s = math.nan
     if not 0 < ttl_s <= _MAX_TTL_S:

@@ -77,9 +77,10 @@ def test_what_no_stamp_tells_of_is_stale(tmp_path: Path, monkeypatch: pytest.Mon
     assert compiled.stale() == ["router.wire.leg"]
 
 
-def test_a_broken_stamp_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "1", '{"suffix": "SUFFIX"}', '{"modules": 1}'])
+def test_a_broken_stamp_is_none(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says nothing, and nothing fails."""
     monkeypatch.setattr(compiled, "_ROOT", tmp_path)
     (tmp_path / "router").mkdir()
-    (tmp_path / "router" / "compiled.json").write_text("{")
+    (tmp_path / "router" / "compiled.json").write_text(text.replace("SUFFIX", compiled._SUFFIX))
     assert compiled.modules() == {}
