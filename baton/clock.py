@@ -24,6 +24,11 @@ def next_beat(now_s: float, every_s: float, phase_s: float = _PHASE_S) -> float:
     return (math.floor((now_s - phase_s) / every_s + 0.5) + 1) * every_s + phase_s
 
 
+def until_beat_s(now_s: float, every_s: float) -> float:
+    """Seconds until ``next_beat``."""
+    return next_beat(now_s, every_s) - now_s
+
+
 class Clock(Protocol):
     """Two clocks in one: intervals are measured on the monotonic one only."""
 

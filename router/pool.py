@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 
-from baton.clock import Clock, next_beat
+from baton.clock import Clock, until_beat_s
 from baton.errors import StoreUnavailable
 from baton.store import Store
 from baton.types import Role, WorkerId, WorkerRecord, WorkerState
@@ -302,8 +302,7 @@ class WorkerPool:
             except Exception:
                 # An old picture is better than a router that never looks again.
                 log.exception("the registry could not be read")
-            now_s = loop.time()
-            await asyncio.sleep(next_beat(now_s, _REFRESH_S) - now_s)
+            await asyncio.sleep(until_beat_s(loop.time(), _REFRESH_S))
 
 
 def _bases(records: Sequence[WorkerRecord]) -> dict[str, tuple[str, str]]:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from baton.clock import Clock, SystemClock, next_beat
+from baton.clock import Clock, SystemClock, until_beat_s
 from baton.store import Store, open_store
 from baton.types import EngineId, RequestId, Role, WorkerId, WorkerRecord
 from profiles import PrefixKnowledge
@@ -235,8 +235,7 @@ class RouterState:
             except Exception:
                 # A fault here must not end the loop that frees what the ledger holds.
                 log.exception("housekeeping failed")
-            now_s = loop.time()
-            await asyncio.sleep(next_beat(now_s, _HOUSEKEEPING_S) - now_s)
+            await asyncio.sleep(until_beat_s(loop.time(), _HOUSEKEEPING_S))
 
 
 __all__ = ["RouterSettings", "RouterState"]

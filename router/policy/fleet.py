@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -184,23 +184,13 @@ def _still_stands(before: Fleet, by_id: dict[WorkerId, WorkerRecord]) -> bool:
 def _with_news(before: Fleet, by_id: dict[WorkerId, WorkerRecord]) -> Fleet:
     by_slot = {before.slot_of[worker_id]: record for worker_id, record in by_id.items()}
     ready, full_queues = _states(by_slot, before.rules)
-    return Fleet(
-        rules=before.rules,
+    return replace(
+        before,
         records=by_slot,
-        slot_of=before.slot_of,
-        everyone=before.everyone,
         ready=ready,
-        seats=before.seats,
-        names=before.names,
-        pairs=before.pairs,
         full_queues=full_queues,
-        lengths=before.lengths,
-        long_enough=before.long_enough,
-        seeds=before.seeds,
-        weights=before.weights,
-        request_scorers=before.request_scorers,
-        among_scorers=before.among_scorers,
         totals=_totals(by_slot, len(before.totals), before.weights),
+        standing_able={},
     )
 
 

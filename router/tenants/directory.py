@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from baton.clock import Clock, next_beat
+from baton.clock import Clock, until_beat_s
 from baton.errors import BatonError, NotAllowed, SettingsError, StoreUnavailable
 from router.tenants.keys import KeyRing
 from router.tenants.redis_source import RedisTenants
@@ -113,8 +113,7 @@ class Directory:
             return
         loop = asyncio.get_running_loop()
         while True:
-            now_s = loop.time()
-            await asyncio.sleep(next_beat(now_s, POLL_S) - now_s)
+            await asyncio.sleep(until_beat_s(loop.time(), POLL_S))
             await self.refresh()
 
     async def close(self) -> None:

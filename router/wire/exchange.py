@@ -236,16 +236,10 @@ class Exchange:
     def writer(self) -> Callable[[bytes], None]:
         """What writes parts of a body of many, in fewer steps than ``write``; raises like it. To be
         asked for once the first part has been written."""
-        if not self._chunked or self._held or self.ended:
-            return self.write
-        write = self._connection.write
+        return self._write_as_chunk if self.takes_chunks else self.write
 
-        def write_chunk(data: bytes) -> None:
-            if self.gone:
-                raise ClientGone
-            write(b"%x\r\n%b\r\n" % (len(data), data))
-
-        return write_chunk
+    def _write_as_chunk(self, data: bytes) -> None:
+        self.write_chunk(b"%x\r\n%b\r\n" % (len(data), data))
 
     @property
     def takes_chunks(self) -> bool:
