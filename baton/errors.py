@@ -15,6 +15,7 @@ chained with ``from``; nothing above the adapters sees them.
     │   ├── NotAllowed             403  a sound key, but not for this model
     │   ├── ModelNotFound          404  no worker serves the model asked for
     │   ├── WorkerNotFound         404  the admin API was asked about a worker that is not there
+    │   ├── ProfileNotFound        404  the admin API was asked about a profile that is not there
     │   └── BodyTooLarge           413  body over the router's limit
     ├── Overload                   the system is sound but cannot take it now
     │   ├── NoWorker               503  no ready worker of the role needed
@@ -26,7 +27,8 @@ chained with ``from``; nothing above the adapters sees them.
     │   ├── WorkerFailed           502  the engine answered 5xx or an error event
     │   ├── HandoffUnusable        502  prefill answered without usable transfer parameters
     │   ├── StreamBroken           502  a stream ended without its terminator
-    │   └── StoreUnavailable       503  Redis cannot be reached
+    │   ├── StoreUnavailable       503  Redis cannot be reached
+    │   └── SourceUnavailable      503  the source of profiles cannot be read
     ├── OperatorError              settings or files that a person has to mend
     │   ├── SettingsError               a flag, environment variable or file is wrong
     │   ├── ProfileError                a serving profile is wrong (file, line, field)
@@ -122,6 +124,13 @@ class WorkerNotFound(ClientError):
     code = "worker_not_found"
 
 
+class ProfileNotFound(ClientError):
+    """An operator named a profile that is not there."""
+
+    status = 404
+    code = "profile_not_found"
+
+
 class BodyTooLarge(ClientError):
     """The body is over the router's limit; it was not read to its end."""
 
@@ -211,6 +220,13 @@ class StoreUnavailable(PeerFault):
 
     status = 503
     code = "store_unavailable"
+
+
+class SourceUnavailable(PeerFault):
+    """A source of profiles cannot be read."""
+
+    status = 503
+    code = "source_unavailable"
 
 
 class OperatorError(BatonError):

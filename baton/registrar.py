@@ -25,7 +25,7 @@ from baton.errors import (
     StoreUnavailable,
     TooManyRequests,
 )
-from baton.store import Store, open_store
+from baton.store import Store, is_redis_url, open_store
 from baton.types import WorkerId, WorkerRecord
 
 __all__ = [
@@ -206,8 +206,8 @@ def open_registrar(url: str, token: str, ttl_s: float = TTL_S) -> Registrar:
     """The registrar that ``url`` names.
 
     Args:
-        url: ``http(s)://HOST:PORT`` of a router, or ``redis(s)://HOST:PORT/DB`` of the store that
-            the routers share.
+        url: ``http(s)://HOST:PORT`` of a router, or of the Redis that the routers share, in one of
+            the forms of docs/redis.md.
         token: the cluster token; Redis has credentials of its own, in its URL.
         ttl_s: seconds that the registry remembers a heartbeat.
 
@@ -221,11 +221,11 @@ def open_registrar(url: str, token: str, ttl_s: float = TTL_S) -> Registrar:
         scheme = ""
     if scheme in ("http", "https"):
         return HttpRegistrar(url, token, ttl_s=ttl_s)
-    if scheme in ("redis", "rediss"):
+    if is_redis_url(url):
         return StoreRegistrar(open_store(url, SystemClock()), ttl_s)
     raise SettingsError(
         f"no way to register over the scheme {scheme!r}; supported are http:// and https:// "
-        "(a router), redis:// and rediss:// (the store that the routers share)"
+        "(a router), redis:// and its kin (the store that the routers share)"
     )
 
 

@@ -18,6 +18,9 @@ WorkerId = NewType("WorkerId", str)
 EngineId = NewType("EngineId", str)
 """NIXL's name for one engine run; a restarted engine has a new one."""
 
+RouterId = NewType("RouterId", str)
+"""One run of one router process."""
+
 RequestId = NewType("RequestId", str)
 """One request of a client, over all its legs."""
 
@@ -76,6 +79,52 @@ class Load(msgspec.Struct, frozen=True):
     kv_usage: float = 0.0
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """What became of requests under one profile. ``errors`` are those that ended with a status of
+    500 or more, or broke off; ``missed`` those that ended well and outside of the service level;
+    ``ttft_s`` is the sum over the ``streams`` among them."""
+
+    requests: int = 0
+    errors: int = 0
+    missed: int = 0
+    streams: int = 0
+    ttft_s: float = 0.0
+
+
+class TenantUse(msgspec.Struct, frozen=True):
+    """What one router has given to a tenant: requests at a time now, and requests and tokens since
+    the router's start, which only grow."""
+
+    running: int = 0
+    requests: int = 0
+    tokens: float = 0.0
+
+
+class RouterRecord(msgspec.Struct, frozen=True):
+    """What a router tells the other routers, with every beat.
+
+    ``prefilling`` and ``answering`` are its open legs by worker, prefill legs of handoffs apart
+    from all others; ``stranded_bytes`` what it knows to be held there for nobody. ``seen`` is the
+    revision of the shared state that it serves by. ``switch`` is the number of the switch that
+    ``tallies`` are about, by profile version; ``before`` is the old profile's tally of the last
+    minutes before that switch. ``handoffs`` are those open now.
+    """
+
+    id: RouterId
+    node: str = ""
+    profile: str = ""
+    profile_version: str = ""
+    seen: int = 0
+    prefilling: dict[WorkerId, int] = {}
+    answering: dict[WorkerId, int] = {}
+    handoffs: int = 0
+    stranded_bytes: dict[WorkerId, int] = {}
+    switch: int = 0
+    tallies: dict[str, Tally] = {}
+    before: Tally = Tally()
+    tenants: dict[str, TenantUse] = {}
+
+
 class Adapter(msgspec.Struct, frozen=True):
     """A LoRA adapter that a worker has loaded. ``name`` is what clients ask for, ``digest`` a
     digest of its content: the same name with another content is another adapter."""
@@ -96,7 +145,8 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     the worker's machine, for routers that share its file system. ``adapters`` are the LoRA adapters
     loaded. ``engine_version`` is vLLM's. ``transport`` is what the engine's KV moves over as far as
     the worker knows: ``rdma``, ``tcp``, or empty for whatever UCX finds. ``kv_events_url`` is where
-    the engine publishes its KV events (ZeroMQ), empty when it does not.
+    the engine publishes its KV events (ZeroMQ), empty when it does not. ``lease_s`` is how long the
+    engine keeps blocks that it offers, in seconds; 0 where it does not say.
     """
 
     id: WorkerId
@@ -120,3 +170,4 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     engine_version: str = ""
     transport: str = ""
     kv_events_url: str = ""
+    lease_s: float = 0.0

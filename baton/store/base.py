@@ -1,17 +1,21 @@
 """The contract that every store keeps; one suite of tests runs against all of them.
 
 The registry is soft state: a worker writes itself down again with every heartbeat, so a store may
-lose everything and be right again a heartbeat later. That is why there is no update, no lock and
-no history here.
+lose everything and be right again a heartbeat later. What routers have to agree on is one document
+that is changed by compare-and-swap, which is lock and fencing in one; who has seen the last one can
+write it again into a store that lost it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
+import msgspec
+
 from baton.errors import InvalidRequest
-from baton.types import WorkerId, WorkerRecord
+from baton.types import Role, RouterId, RouterRecord, WorkerId, WorkerRecord
 
 MAX_WORKERS = 4096
 """Workers; far above any pool that one router could feed, low enough to list in milliseconds."""
@@ -19,9 +23,46 @@ MAX_WORKERS = 4096
 MAX_TTL_S = 3600.0
 """Seconds; a longer time to live would keep a dead worker in the pool for as long."""
 
+MAX_ROUTERS = 256
+"""Router processes on one store."""
+
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+"""Bytes; far above a few profiles and reports, low enough to be sent to every router at once."""
+
+STATE = "state"
+"""The document that ``look`` shows: what the routers agree on."""
+
+
+class Document(msgspec.Struct, frozen=True):
+    """A shared text and the number of its changes; a revision of 0 is none."""
+
+    revision: int = 0
+    value: bytes = b""
+
+
+NO_DOCUMENT = Document()
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a router follows.
+
+    Attributes:
+        workers: live, sorted by id; records that cannot be read are left out.
+        cordoned: workers that get nothing new.
+        assigned: workers that an operator uses in another role than they were started in.
+        routers: live, sorted by id, the caller's own too if it told.
+        state: the document ``STATE``.
+    """
+
+    workers: tuple[WorkerRecord, ...] = ()
+    cordoned: frozenset[WorkerId] = frozenset()
+    assigned: Mapping[WorkerId, Role] = {}
+    routers: tuple[RouterRecord, ...] = ()
+    state: Document = NO_DOCUMENT
+
 
 class Store(Protocol):
-    """The worker registry.
+    """The worker registry, and what routers share.
 
     Every method may raise :class:`baton.errors.StoreUnavailable`: the store cannot be reached, or
     was closed.
@@ -64,6 +105,52 @@ class Store(Protocol):
         """Ids of the workers under a cordon, registered now or not."""
         ...
 
+    async def assign(self, worker_id: WorkerId, role: Role | None) -> None:
+        """Has all routers use the worker in another role than it was started in, until its removal;
+        None takes that back.
+
+        Raises:
+            TooManyRequests: as many are assigned as there may be workers.
+        """
+        ...
+
+    # --- what routers share ---
+
+    async def put_router(self, record: RouterRecord, *, ttl_s: float) -> None:
+        """Tells the others; replaces what this router told before. ``ttl_s`` as of a worker.
+
+        Raises:
+            InvalidRequest: as for a worker.
+            TooManyRequests: there are MAX_ROUTERS others.
+        """
+        ...
+
+    async def remove_router(self, router_id: RouterId) -> None:
+        """Forgets it at once."""
+        ...
+
+    async def document(self, name: str) -> Document:
+        """A small shared text; ``NO_DOCUMENT`` where there is none."""
+        ...
+
+    async def swap(self, name: str, expected: int, value: bytes) -> int | None:
+        """Replaces a document if its revision is still ``expected`` (0: there is none).
+
+        Returns:
+            The new revision, one more than the old; None if somebody else was faster.
+
+        Raises:
+            InvalidRequest: the text is larger than MAX_DOCUMENT_BYTES.
+        """
+        ...
+
+    async def look(self) -> Look:
+        """All that a router follows, as of one moment and in one round trip.
+
+        Parts that have not changed since this store's last look are the same objects as then.
+        """
+        ...
+
     async def close(self) -> None:
         """Lets go of connections. Never raises; may be called again."""
         ...
@@ -81,7 +168,7 @@ def checked_ttl_s(ttl_s: float) -> float:
     """
     if not (math.isfinite(ttl_s) and 0 < ttl_s <= MAX_TTL_S):
         raise InvalidRequest(
-            f"a worker's time to live is over 0 and at most {MAX_TTL_S:g} seconds, not {ttl_s!r}",
+            f"a time to live is over 0 and at most {MAX_TTL_S:g} seconds, not {ttl_s!r}",
             param="ttl_s",
         )
     return ttl_s
@@ -90,3 +177,22 @@ def checked_ttl_s(ttl_s: float) -> float:
 def registry_full(max_workers: int) -> str:
     """The message for a new worker at the bound, the same from every store."""
     return f"the registry is at its bound of {max_workers} workers; this new one was not added"
+
+
+def routers_full() -> str:
+    """The message for a new router at the bound, the same from every store."""
+    return f"there are {MAX_ROUTERS} routers on this store already; this new one was not added"
+
+
+def checked_value(value: bytes) -> bytes:
+    """``value`` itself, if it may become a document.
+
+    Raises:
+        InvalidRequest: it is larger than ``MAX_DOCUMENT_BYTES``.
+    """
+    if len(value) > MAX_DOCUMENT_BYTES:
+        raise InvalidRequest(
+            f"a shared document has at most {MAX_DOCUMENT_BYTES} bytes, not {len(value)}",
+            param="value",
+        )
+    return value

@@ -1,10 +1,9 @@
-"""The store for several routers: Redis 5 or newer, alone or behind a failover address.
+"""The store for several routers: Redis 5 or newer, alone, behind Sentinels, or a Cluster.
 
-Workers sit in two keys: a sorted set of expiry times (milliseconds of Redis's own clock, so that
-the clocks of workers and routers do not matter) and a hash of records as JSON. A third holds the
-ids under a cordon. Whatever checks before it changes is one Lua script. A wall clock that jumps
-ahead drops workers until their next heartbeat; one that jumps back keeps dead workers for as long
-as it jumped.
+What is kept there, and how, stands in ``redis_scripts``: whatever checks before it changes is one
+Lua script, and time is Redis's own, so that the clocks of workers and routers do not matter. A wall
+clock that jumps ahead drops workers until their next heartbeat; one that jumps back keeps dead
+workers for as long as it jumped.
 
 It refuses to wait: every operation has one deadline over connecting, retries and all. It refuses
 to show credentials: the URL is taken apart once and never repeated in a message.
@@ -13,27 +12,44 @@ to show credentials: the URL is taken apart once and never repeated in a message
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
 import logging
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import NoScriptError, ResponseError
 
 from baton.clock import Clock, SystemClock
 from baton.errors import StoreUnavailable, TooManyRequests
-from baton.store.base import MAX_WORKERS, checked_ttl_s, registry_full
+from baton.store import redis_scripts
+from baton.store.base import (
+    MAX_ROUTERS,
+    MAX_WORKERS,
+    STATE,
+    Document,
+    Look,
+    checked_ttl_s,
+    checked_value,
+    registry_full,
+    routers_full,
+)
+from baton.store.redis_client import (
+    CLIENT_ERRORS,
+    drop_connections,
+    heed_cancellation,
+    open_client,
+    refuses_us,
+)
+from baton.store.redis_picture import Picture, Records, as_document, sort
 from baton.store.redis_url import RedisAddress, parse_redis_url
-from baton.types import WorkerId, WorkerRecord
+from baton.types import Role, RouterId, RouterRecord, WorkerId, WorkerRecord
 
 log = logging.getLogger(__name__)
-
-PREFIX = "baton:"
-"""Before every key, so that a Redis can be shared."""
 
 CONNECT_TIMEOUT_S = 2.0
 """Seconds to open a connection; also how long a caller waits for a free one."""
@@ -44,72 +60,8 @@ OP_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 16
 """Connections per store; further callers wait their turn. Scripts run one at a time anyway."""
 
-RETRIES = 2
-"""Tries after the first: one for a connection that died while idle, one for a failover. Every
-script may run twice without harm."""
-
 WARN_EVERY_S = 60.0
 """Seconds between warnings about unreadable records: routers list several times a second."""
-
-_PURGE = """
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms)) do
-  redis.call('HDEL', KEYS[2], id)
-end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms)
-"""
-
-# ARGV: id, record, ttl in ms, bound. Answers 1, or 0 for a new worker at the bound.
-_PUT = (
-    _PURGE
-    + """
-if not redis.call('ZSCORE', KEYS[1], ARGV[1])
-    and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then
-  return 0
-end
-redis.call('ZADD', KEYS[1], now_ms + tonumber(ARGV[3]), ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-return 1
-"""
-)
-
-# ARGV: id.
-_REMOVE = """
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('SREM', KEYS[3], ARGV[1])
-return redis.call('HDEL', KEYS[2], ARGV[1])
-"""
-
-# Answers id, record, id, record, ...
-_LIST = (
-    _PURGE
-    + """
-local found = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local record = redis.call('HGET', KEYS[2], id)
-  if record then
-    found[#found + 1] = id
-    found[#found + 1] = record
-  end
-end
-return found
-"""
-)
-
-
-# ARGV: id, bound. Answers 1, or 0 for a new one at the bound.
-_CORDON = """
-if redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 0
-    and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[2]) then
-  return 0
-end
-redis.call('SADD', KEYS[3], ARGV[1])
-return 1
-"""
-
-_UNCORDON = "return redis.call('SREM', KEYS[3], ARGV[1])"
-_CORDONED = "return redis.call('SMEMBERS', KEYS[3])"
 
 
 class RedisStore:
@@ -128,29 +80,18 @@ class RedisStore:
         self._max_workers = max_workers
         self._where = address.describe()
         self._deadline_s = connect_timeout_s + op_timeout_s
-        pool = BlockingConnectionPool(
-            connection_class=address.connection_class,
+        self._client: Any = open_client(
+            address,
+            connect_timeout_s=connect_timeout_s,
+            op_timeout_s=op_timeout_s,
             max_connections=MAX_CONNECTIONS,
-            timeout=connect_timeout_s,
-            socket_connect_timeout=connect_timeout_s,
-            socket_timeout=op_timeout_s,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), RETRIES),
-            # RESP2: all that scripts need, and it spares the handshakes of RESP3's extras.
-            protocol=2,
-            **address.connection_options(),
         )
-        self._client = Redis.from_pool(pool)
-        self._put = self._client.register_script(_PUT)
-        self._remove = self._client.register_script(_REMOVE)
-        self._list = self._client.register_script(_LIST)
-        self._cordon = self._client.register_script(_CORDON)
-        self._uncordon = self._client.register_script(_UNCORDON)
-        self._cordoned = self._client.register_script(_CORDONED)
-        # The braces keep all keys in one slot of a Redis Cluster, where a script needs them.
-        self._keys = tuple(
-            f"{PREFIX}{{workers}}:{name}" for name in ("expiry", "records", "cordoned")
-        )
-        self._decoder = msgspec.json.Decoder(WorkerRecord)
+        self._digests: dict[str, str] = {}
+        self._name, self._writes = secrets.token_hex(8), itertools.count()
+        self._skipped: list[str] = []
+        self._listed = Records(WorkerRecord, self._skipped)
+        self._picture = Picture(self._skipped)
+        self._looking = asyncio.Lock()
         self._warn_after_s = -math.inf
         self._closed = False
 
@@ -164,7 +105,7 @@ class RedisStore:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         op_timeout_s: float = OP_TIMEOUT_S,
     ) -> RedisStore:
-        """A store at ``redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]``, or ``rediss://`` for TLS.
+        """A store at a URL as :func:`baton.store.redis_url.parse_redis_url` takes it.
 
         Connects at the first operation, not here.
 
@@ -187,42 +128,78 @@ class RedisStore:
 
     async def put_worker(self, record: WorkerRecord, *, ttl_s: float) -> None:
         """See :meth:`baton.store.Store.put_worker`."""
-        ttl_ms = math.ceil(checked_ttl_s(ttl_s) * 1000)
-        value = msgspec.json.encode(record)
-        if not await self._run(self._put, record.id, value, ttl_ms, self._max_workers):
+        if not await self._put(redis_scripts.PUT_WORKER, record, ttl_s, self._max_workers):
             raise TooManyRequests(registry_full(self._max_workers))
 
     async def remove_worker(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.remove_worker`."""
-        await self._run(self._remove, worker_id)
+        await self._run(redis_scripts.REMOVE_WORKER, worker_id, self._stamp())
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """See :meth:`baton.store.Store.workers`."""
-        found: Sequence[bytes] = await self._run(self._list)
-        records: list[WorkerRecord] = []
-        skipped: list[str] = []
-        for worker_id, value in zip(found[::2], found[1::2], strict=True):
-            try:
-                records.append(self._decoder.decode(value))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                skipped.append(f"{worker_id[:80]!r}: {error}")
-        if skipped:
-            self._warn(skipped)
-        return tuple(sorted(records, key=lambda record: record.id))
+        records = sort(self._listed.read(await self._run(redis_scripts.LIST)))
+        self._warn()
+        return records
 
     async def cordon(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.cordon`."""
-        if not await self._run(self._cordon, worker_id, self._max_workers):
+        stamp = self._stamp()
+        if not await self._run(redis_scripts.CORDON, worker_id, self._max_workers, stamp):
             raise TooManyRequests(registry_full(self._max_workers))
 
     async def uncordon(self, worker_id: WorkerId) -> None:
         """See :meth:`baton.store.Store.uncordon`."""
-        await self._run(self._uncordon, worker_id)
+        await self._run(redis_scripts.UNCORDON, worker_id, self._stamp())
 
     async def cordoned(self) -> frozenset[WorkerId]:
         """See :meth:`baton.store.Store.cordoned`."""
-        found: Sequence[bytes] = await self._run(self._cordoned)
+        found: Sequence[bytes] = await self._run(redis_scripts.CORDONED)
         return frozenset(WorkerId(name.decode("utf-8", "replace")) for name in found)
+
+    async def assign(self, worker_id: WorkerId, role: Role | None) -> None:
+        """See :meth:`baton.store.Store.assign`."""
+        told = "" if role is None else role.value
+        stamp = self._stamp()
+        if not await self._run(redis_scripts.ASSIGN, worker_id, told, self._max_workers, stamp):
+            raise TooManyRequests(registry_full(self._max_workers))
+
+    async def put_router(self, record: RouterRecord, *, ttl_s: float) -> None:
+        """See :meth:`baton.store.Store.put_router`."""
+        if not await self._put(redis_scripts.PUT_ROUTER, record, ttl_s, MAX_ROUTERS):
+            raise TooManyRequests(routers_full())
+
+    async def remove_router(self, router_id: RouterId) -> None:
+        """See :meth:`baton.store.Store.remove_router`."""
+        await self._run(redis_scripts.REMOVE_ROUTER, router_id)
+
+    async def document(self, name: str) -> Document:
+        """See :meth:`baton.store.Store.document`."""
+        return as_document(await self._run(redis_scripts.DOCUMENT, name))
+
+    async def swap(self, name: str, expected: int, value: bytes) -> int | None:
+        """See :meth:`baton.store.Store.swap`.
+
+        After ``StoreUnavailable`` it may have been done or not: whoever needs to know looks.
+        """
+        value = checked_value(value)
+        revision = await self._run(redis_scripts.SWAP, name, expected, value, self._stamp())
+        return int(revision) or None
+
+    async def look(self) -> Look:
+        """See :meth:`baton.store.Store.look`. The very same ``Look`` if nothing has changed."""
+        async with self._bounded():
+            # One at a time: each is told what has changed since the one before.
+            async with self._looking:
+                if not await self._see():
+                    self._picture.forget()
+                    await self._see()
+        self._warn()
+        return self._picture.look
+
+    async def _see(self) -> bool:
+        known = self._picture.known()
+        answer = await self._call(redis_scripts.LOOK, self._stamp(), *known, STATE)
+        return self._picture.update(answer)
 
     async def close(self) -> None:
         """See :meth:`baton.store.Store.close`."""
@@ -230,40 +207,82 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self._client.aclose()
-        except (RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             log.debug("closing the connections to %s: %s", self._where, error)
 
     def describe(self) -> str:
         """See :meth:`baton.store.Store.describe`."""
         return self._where
 
-    async def _run(self, script: Any, *args: str | bytes | int) -> Any:
+    async def _put(
+        self, script: str, record: WorkerRecord | RouterRecord, ttl_s: float, bound: int
+    ) -> bool:
+        ttl_ms = math.ceil(checked_ttl_s(ttl_s) * 1000)
+        return bool(await self._run(script, record.id, msgspec.json.encode(record), ttl_ms, bound))
+
+    def _stamp(self) -> str:
+        """Marks one write, apart from all others of anybody."""
+        return f"{self._name}.{next(self._writes)}"
+
+    async def _run(self, script: str, *args: str | bytes | int) -> Any:
         """Runs one script within the deadline and translates what Redis may raise."""
+        async with self._bounded():
+            return await self._call(script, *args)
+
+    async def _call(self, script: str, *args: str | bytes | int) -> Any:
+        digest = self._digests.get(script)
+        if digest is None:
+            # SHA-1 is Redis's name for a script, and protects nothing.
+            digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+            self._digests[script] = digest
+        keys = redis_scripts.KEYS
+        try:
+            return await self._client.evalsha(digest, len(keys), *keys, *args)
+        except NoScriptError:
+            # A new Redis, or a new master: it remembers the script from here on.
+            return await self._client.eval(script, len(keys), *keys, *args)
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """A deadline, and our errors instead of the client's."""
         if self._closed:
             raise StoreUnavailable(f"the store at {self._where} is closed")
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await script(keys=self._keys, args=args)
+            with heed_cancellation():
+                async with asyncio.timeout(self._deadline_s):
+                    try:
+                        yield
+                    except ResponseError as error:
+                        # From a script it comes as an error of the script: this was a master once.
+                        # New connections find the new one.
+                        if "READONLY" in str(error):
+                            await drop_connections(self._client)
+                        raise
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"no answer from {self._where} within {self._deadline_s:g} s"
             ) from error
-        except AuthenticationError as error:
-            raise StoreUnavailable(
-                f"{self._where} refuses our credentials; check user and password in the store's URL"
-            ) from error
-        except (RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
+            if refuses_us(error):
+                raise StoreUnavailable(
+                    f"{self._where} refuses our credentials; "
+                    "check user and password in the store's URL"
+                ) from error
             raise StoreUnavailable(f"{self._where} cannot be used: {error}") from error
 
-    def _warn(self, skipped: Sequence[str]) -> None:
+    def _warn(self) -> None:
+        if not self._skipped:
+            return
+        skipped, first = len(self._skipped), self._skipped[0]
+        self._skipped.clear()
         now_s = self._clock.monotonic_s()
         if now_s < self._warn_after_s:
             return
         self._warn_after_s = now_s + WARN_EVERY_S
         log.warning(
-            "%d worker records in %s cannot be read and are left out (first: %s); "
-            "a worker of another version, or a foreign writer",
-            len(skipped),
+            "%d records in %s cannot be read and are left out (first: %s); "
+            "a worker or router of another version, or a foreign writer",
+            skipped,
             self._where,
-            skipped[0],
+            first,
         )

@@ -37,7 +37,7 @@ class TestMemoryStore(StoreContract):
         async def pass_time(seconds: float) -> None:
             clock.advance(seconds)
 
-        return Subject(open=open_one, ttl_s=5.0, pass_time=pass_time)
+        return Subject(open=open_one, ttl_s=5.0, pass_time=pass_time, shared=False)
 
 
 class TestRedisStore(StoreContract):
@@ -57,6 +57,6 @@ class TestRedisStore(StoreContract):
             # A little more: Redis counts whole milliseconds.
             await asyncio.sleep(seconds + 0.01)
 
-        yield Subject(open=open_one, ttl_s=0.6, pass_time=pass_time)
+        yield Subject(open=open_one, ttl_s=0.6, pass_time=pass_time, shared=True)
         for store in opened:
             await store.close()

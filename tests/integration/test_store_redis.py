@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from baton.clock import VirtualClock
 from baton.errors import StoreUnavailable, TooManyRequests
-from baton.store import RedisStore
-from baton.types import WorkerId, WorkerRecord
+from baton.store import STATE, Document, RedisStore, redis_scripts
+from baton.store.redis_url import parse_redis_url
+from baton.types import Role, WorkerId, WorkerRecord
 from tests.fakes.redis_server import RedisServer, find_redis_server
 from tests.fakes.worker_records import worker_record
 
@@ -108,7 +110,10 @@ async def test_only_our_prefix_is_touched(store: RedisStore, client: Redis) -> N
     """A Redis can be shared: our keys carry our name, and others' are left alone."""
     await client.set("theirs", "1")
     await store.put_worker(worker_record("a"), ttl_s=LONG_S)
-    assert sorted(await client.keys("*")) == [EXPIRY.encode(), RECORDS.encode(), b"theirs"]
+    await store.look()
+    keys = {str(key, "utf-8") for key in await client.keys("*")}  # type: ignore[arg-type]
+    assert {EXPIRY, RECORDS, "theirs"} < keys
+    assert all(key.startswith("baton:{workers}:") for key in keys - {"theirs"})
 
 
 async def test_a_killed_redis_is_an_error_in_time(server: RedisServer, store: RedisStore) -> None:
@@ -188,14 +193,19 @@ async def test_a_cancelled_call_leaves_the_store_sound(
     "foreign",
     [b"no json", b"{}", b'{"id": "x", "role": "baker"}', b"\xff\xfe", b'{"id": "\xff"}', b""],
 )
+@pytest.mark.parametrize("looking", [False, True])
 async def test_an_unreadable_record_is_skipped(
-    store: RedisStore, client: Redis, caplog: pytest.LogCaptureFixture, foreign: bytes
+    store: RedisStore,
+    client: Redis,
+    caplog: pytest.LogCaptureFixture,
+    foreign: bytes,
+    looking: bool,
 ) -> None:
     """What cannot be decoded is left out with a warning; the list is otherwise whole."""
     await store.put_worker(worker_record("a"), ttl_s=LONG_S)
     await store.put_worker(worker_record("broken"), ttl_s=LONG_S)
     await client.hset(RECORDS, "broken", foreign)
-    assert ids(await store.workers()) == ["a"]
+    assert ids((await store.look()).workers if looking else await store.workers()) == ["a"]
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
     assert "broken" in warning.getMessage()
@@ -235,6 +245,159 @@ async def test_a_key_of_another_kind_is_an_error_of_the_store(
     await client.set(EXPIRY, "1")
     with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
         await store.workers()
+
+
+async def calls(client: Redis) -> int:
+    """Scripts run since the server started."""
+    stats = await client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+
+
+async def sent_bytes(client: Redis) -> int:
+    """By the server, to everybody."""
+    stats = await client.info("stats")
+    return int(stats["total_net_output_bytes"])
+
+
+async def test_a_look_is_one_call(store: RedisStore, client: Redis) -> None:
+    """Whatever has happened: newcomers, workers that left in each way, cordons, a new document."""
+    other = RedisStore(parse_redis_url(store.describe()), clock=VirtualClock())
+    await other.put_worker(worker_record("brief"), ttl_s=0.02)
+    await other.put_worker(worker_record("going"), ttl_s=LONG_S)
+    await store.look()
+    for change in (
+        other.put_worker(worker_record("new"), ttl_s=LONG_S),
+        other.remove_worker(WorkerId("going")),
+        other.cordon(WorkerId("new")),
+        other.swap(STATE, 0, b"text"),
+        asyncio.sleep(0.03),
+    ):
+        await change
+        before = await calls(client)
+        look = await store.look()
+        assert await calls(client) == before + 1
+    assert ids(look.workers) == ["new"]
+    assert look == await other.look()
+    await other.close()
+
+
+async def test_a_look_costs_what_has_changed(store: RedisStore, client: Redis) -> None:
+    """With many workers and a large document nothing new is a few bytes, a heartbeat one record."""
+    other = RedisStore(parse_redis_url(store.describe()), clock=VirtualClock())
+    for number in range(200):
+        await other.put_worker(worker_record(f"w-{number}"), ttl_s=LONG_S)
+    await other.swap(STATE, 0, bytes(100_000))
+    await store.look()
+    for changes, most in ((0, 3_000), (1, 4_000)):
+        for number in range(changes):
+            await other.put_worker(worker_record(f"w-{number}", node="new"), ttl_s=LONG_S)
+        before = await sent_bytes(client)
+        await store.look()
+        # The question how much it was is answered with some two thousand bytes itself.
+        assert await sent_bytes(client) - before < most + 2_000
+    await other.close()
+
+
+async def test_a_redis_that_lost_everything(server: RedisServer, store: RedisStore) -> None:
+    """A look after the loss shows the new Redis and no more, whatever its numbers are."""
+    other = RedisStore.from_url(server.url)
+    for number in range(3):
+        await store.put_worker(worker_record(f"old-{number}"), ttl_s=LONG_S)
+    await store.cordon(WorkerId("old-1"))
+    await store.assign(WorkerId("old-1"), Role.DECODE)
+    await store.swap(STATE, 0, b"old")
+    before = await store.look()
+    assert len(before.workers) == 3
+    server.kill()
+    with pytest.raises(StoreUnavailable):
+        await store.look()
+    server.start()
+    # More changes than the old one ever saw, and as many workers.
+    for _ in range(3):
+        for number in range(3):
+            record = worker_record(f"new-{number}", heartbeat_s=time.time())
+            await other.put_worker(record, ttl_s=LONG_S)
+    look = await store.look()
+    assert ids(look.workers) == ["new-0", "new-1", "new-2"]
+    assert (look.cordoned, look.assigned, look.state) == (frozenset(), {}, Document())
+    assert await store.swap(STATE, 0, before.state.value) == 1
+    assert (await store.look()).state == before.state
+    assert look == msgspec.structs.replace(await other.look(), state=Document())
+    await other.close()
+
+
+async def test_what_a_failover_lost_is_noticed(store: RedisStore, client: Redis) -> None:
+    """The same revision with another text is another document, and so with cordons."""
+    await store.swap(STATE, 0, b"lost")
+    await store.cordon(WorkerId("lost"))
+    await store.look()
+    await client.delete("baton:{workers}:documents", "baton:{workers}:cordoned")
+    other = RedisStore(parse_redis_url(store.describe()), clock=VirtualClock())
+    await other.swap(STATE, 0, b"kept")
+    await other.cordon(WorkerId("kept"))
+    look = await store.look()
+    assert (look.state, set(look.cordoned)) == (Document(1, b"kept"), {"kept"})
+    await other.close()
+
+
+async def test_writers_of_another_version_are_seen(store: RedisStore, client: Redis) -> None:
+    """Who writes or removes a record without counting the change is in the next look too."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    await store.look()
+    for node in ("one", "two"):
+        record = msgspec.json.encode(worker_record("other", node=node))
+        await client.hset(RECORDS, "other", record)
+        await client.zadd(EXPIRY, {"other": (time.time() + LONG_S) * 1000})
+        assert [worker.node for worker in (await store.look()).workers] == ["node-1", node]
+    await client.zrem(EXPIRY, "a", "other")
+    await client.hdel(RECORDS, "a", "other")
+    assert (await store.look()).workers == ()
+    before = await calls(client)
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    assert ids((await store.look()).workers) == ["a"]
+    assert await calls(client) == before + 2
+
+
+async def test_a_swap_whose_answer_was_lost(store: RedisStore, client: Redis) -> None:
+    """Sent again by the client library, it hears that it won; with another in between, that it
+    did not matter."""
+    again = (redis_scripts.SWAP, STATE, 0, b"mine", "stamp")
+    assert await store._run(*again) == 1
+    assert await store._run(*again) == 1
+    assert await store.swap(STATE, 1, b"theirs") == 2
+    assert await store._run(*again) == 0
+    assert await store.document(STATE) == Document(2, b"theirs")
+
+
+async def test_a_replica_is_not_believed(server: RedisServer, store: RedisStore) -> None:
+    """A Redis that was a master and is one no longer is an error for every question, since it may
+    not know what has become of it; a master again, it serves."""
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    await store.look()
+    async with Redis.from_url(server.url) as client:
+        await client.replicaof("127.0.0.1", "1")
+        for question in (store.workers, store.look, store.cordoned, lambda: store.document(STATE)):
+            with pytest.raises(StoreUnavailable, match="READONLY"):
+                await question()
+        await client.replicaof("NO", "ONE")
+    assert ids((await store.look()).workers) == ["a"]
+
+
+async def test_a_cancelled_look_loses_nothing(server: RedisServer, store: RedisStore) -> None:
+    """What came meanwhile is in the next one, and those that wait behind it go on."""
+    await store.look()
+    await store.put_worker(worker_record("a"), ttl_s=LONG_S)
+    server.freeze()
+    first, second = (asyncio.create_task(store.look()) for _ in range(2))
+    try:
+        await asyncio.sleep(0.05)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    finally:
+        server.thaw()
+    assert first.cancelled()
+    assert ids((await second).workers) == ["a"]
+    assert ids((await store.look()).workers) == ["a"]
 
 
 async def test_no_tls_where_tls_is_asked_for(server: RedisServer) -> None:

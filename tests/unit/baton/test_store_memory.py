@@ -65,6 +65,8 @@ class TestOpenStore:
             ("redis://cache:6380/2", "redis://cache:6380/2"),
             ("rediss://cache", "rediss://cache:6379/0"),
             ("redis://[::1]:6379", "redis://[::1]:6379/0"),
+            ("redis+sentinel://a,b/name", "redis+sentinel://a:26379,b:26379/name/0"),
+            ("rediss+cluster://a:7000", "rediss+cluster://a:7000"),
         ],
     )
     async def test_redis(self, clock: VirtualClock, url: str, described: str) -> None:
@@ -74,12 +76,16 @@ class TestOpenStore:
         assert store.describe() == described
         await store.close()
 
-    @pytest.mark.parametrize(
-        "url", ["", "localhost:6379", "etcd://h", "memory://x", "unix:///s", "redis://[x"]
-    )
+    @pytest.mark.parametrize("url", ["", "localhost:6379", "etcd://h", "memory://x", "unix:///s"])
     def test_others_are_refused(self, clock: VirtualClock, url: str) -> None:
         """Anything else is an error that says what is supported."""
         with pytest.raises(SettingsError, match="memory://"):
+            open_store(url, clock)
+
+    @pytest.mark.parametrize("url", ["redis://[x", "redis:x", "redis+cluster://a/1"])
+    def test_a_bad_form_is_refused(self, clock: VirtualClock, url: str) -> None:
+        """A Redis URL that cannot be used is an error that shows the right form."""
+        with pytest.raises(SettingsError, match=r"is not redis.*HOST"):
             open_store(url, clock)
 
     def test_a_refusal_shows_no_password(self, clock: VirtualClock) -> None:

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio.connection import Connection, SSLConnection
 
 from baton.errors import SettingsError
-from baton.store.redis_url import parse_redis_url
+from baton.store.redis_url import Kind, is_redis_url, parse_redis_url
 
 
 def test_the_parts() -> None:
@@ -55,6 +55,29 @@ def test_tls_checks_the_server() -> None:
         "redis://cache?ssl_ca_certs=/etc/ca.pem",
         "rediss://cache?ssl_cert_reqs=none",
         "rediss://:s3cret@cache?socket_timeout=900",
+        "redis://a,b/0",
+        "redis://cache/0/1",
+        "redis://cache?sentinel_password=s3cret",
+        "redis+sentinel://a",
+        "redis+sentinel://a/",
+        "redis+sentinel://a//0",
+        "redis+sentinel://a/name/zero",
+        "redis+sentinel://a/name/0/1",
+        "redis+sentinel://a,/name",
+        "redis+sentinel://a,b:0/name",
+        "redis+sentinel://a,b:port/name",
+        "redis+sentinel://a,[::1/name",
+        "redis+sentinel:///name",
+        "redis+sentinel://:s3cr/et@a/name",
+        "redis+sentinel://a/name?ssl_ca_certs=/etc/ca.pem",
+        "redis+sentinel://a/name?sentinel_timeout=900",
+        "redis+sentinel://" + ",".join(f"h{n}" for n in range(33)) + "/name",
+        "redis+cluster://a/0",
+        "redis+cluster://:s3cret@a/1",
+        "redis+cluster://a,,b",
+        "redis+cluster://a?sentinel_password=s3cret",
+        "redis+ring://:s3cret@a",
+        "+sentinel://a/name",
     ],
 )
 def test_what_is_refused(url: str) -> None:
@@ -71,3 +94,49 @@ def test_it_shows_no_credentials() -> None:
     address = parse_redis_url("redis://someone:s3cret@cache")
     assert address.describe() == "redis://cache:6379/0"
     assert repr(address) == "RedisAddress(redis://cache:6379/0)"
+
+
+def test_sentinels() -> None:
+    """Several places, the service, and credentials of two kinds."""
+    address = parse_redis_url(
+        "redis+sentinel://me:p%2Css@a,b.local:1,[::1]:2/my%20master/3"
+        "?sentinel_user=watcher&sentinel_password=w%26tch"
+    )
+    assert address.kind is Kind.SENTINEL
+    assert address.nodes == (("a", 26379), ("b.local", 1), ("::1", 2))
+    assert (address.service, address.db) == ("my master", 3)
+    assert (address.username, address.password) == ("me", "p,ss")
+    options = address.sentinel_options()
+    assert (options["username"], options["password"]) == ("watcher", "w&tch")
+    described = "redis+sentinel://a:26379,b.local:1,[::1]:2/my master/3"
+    assert address.describe() == described
+    assert repr(address) == f"RedisAddress({described})"
+    plain = parse_redis_url("redis+sentinel://:s3cret@a/name")
+    assert plain.db == 0
+    assert plain.sentinel_options() == {"username": None, "password": None}
+
+
+def test_a_cluster() -> None:
+    """Several nodes, no database; TLS as with one."""
+    address = parse_redis_url("rediss+cluster://:pass@a,b:7000/?ssl_ca_certs=/ca.pem")
+    assert address.kind is Kind.CLUSTER
+    assert address.nodes == (("a", 6379), ("b", 7000))
+    assert address.describe() == "rediss+cluster://a:6379,b:7000"
+    assert address.connection_options()["ssl_ca_certs"] == "/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("redis://x", True),
+        ("REDISS+CLUSTER://x", True),
+        ("redis+sentinel://[", True),
+        ("/etc/redis", False),
+        ("redis", False),
+        ("memory://", False),
+        ("", False),
+    ],
+)
+def test_what_is_taken_for_one(text: str, is_one: bool) -> None:
+    """The scheme decides; what is wrong with the rest is then told."""
+    assert is_redis_url(text) == is_one
