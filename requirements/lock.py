@@ -2,8 +2,8 @@
 
     python requirements/lock.py
 
-Asks pip to resolve the extras ``router``, ``cpu-worker``, ``training``, ``benchmarks`` and
-``dev`` from nothing, then leaves out what must not be there:
+Asks pip to resolve the extras ``router``, ``cpu-worker``, ``kubernetes``, ``training``,
+``benchmarks`` and ``dev`` from nothing, then leaves out what must not be there:
 
 - torchvision, torchaudio and torchcodec, which vLLM's CPU build asks for: their public builds
   need CUDA libraries and break transformers at import.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 LOCK = FOLDER / "cpu.lock"
-EXTRAS = "router,cpu-worker,training,benchmarks,dev"
+EXTRAS = "router,cpu-worker,kubernetes,training,benchmarks,dev"
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "triton", "nixl-cu12", "baton-serving"}
 HEADER = """\
 # All packages of a CPU machine for development, tests included. Made by requirements/lock.py;
