@@ -44,6 +44,7 @@ from profiles.traffic_sections import (
     PrefixKnowledge,
     RoutingSpec,
     ScorersSpec,
+    SwitchSpec,
 )
 from profiles.worker_plan import worker_plan
 from profiles.yaml_files import YamlKind
@@ -78,6 +79,7 @@ __all__ = [
     "ServingProfile",
     "SloSpec",
     "SourceKind",
+    "SwitchSpec",
     "TransferSpec",
     "Transport",
     "YamlKind",

@@ -37,6 +37,9 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]{1,40}|[0-9]{1,40}(?:\.[0-9]{0,40})?)(?:[eE][-+]?[0-9]{1,4})?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,59}")
+_OPEN = re.compile(r"quoted scalar|flow|simple key")
+"""Contexts of the parser's whose beginning says more than the place where it gave up."""
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -145,11 +148,30 @@ def read_document(text: str, *, noun: str = "profile", number_keys: bool = False
         if "\\t" in what:
             what += "; indent with spaces, not with tabs"
         line = mark.line + 1 if mark else 1
-        raise UnreadableError(Problem(line, (), f"not valid YAML: {what}")) from error
+        raise UnreadableError(
+            Problem(line, (), f"not valid YAML: {what}{_near(text, line, error)}")
+        ) from error
     except (ValueError, OverflowError) as error:
         # The parser lets Python's own errors out for escapes beyond Unicode and the like.
         what = "a number or character escape in it is out of range"
         raise UnreadableError(Problem(None, (), f"not valid YAML: {what}")) from error
+
+
+def _near(text: str, line: int, error: yaml.MarkedYAMLError) -> str:
+    """Which word to look at: of an open quote or bracket and a lost colon the parser complains
+    lines later, where nothing is wrong."""
+    begun = error.context_mark
+    if begun is not None and _OPEN.search(error.context or ""):
+        word = _first_word(text, begun.line)
+        return f"; look at {word} on line {begun.line + 1}" if word else ""
+    word = _first_word(text, line - 1)
+    return f"; near {word}" if word else ""
+
+
+def _first_word(text: str, index: int) -> str:
+    lines = text.split("\n", index + 1)
+    found = _WORD.search(lines[index]) if index < len(lines) else None
+    return show(found[0]) if found else ""
 
 
 class _Reader:

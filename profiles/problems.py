@@ -24,6 +24,7 @@ from profiles.sections import (
     PoolSpec,
     TransferSpec,
 )
+from profiles.traffic_sections import SwitchSpec
 
 _Section = TypeVar("_Section", bound=BaseModel)
 
@@ -76,6 +77,7 @@ def _sound_parts(spec: Mapping[str, object]) -> Parts:
         pools=pools,
         transfer=_sound(TransferSpec, spec.get("transfer", {})),
         deadlines=_sound(DeadlinesSpec, spec.get("deadlines", {})),
+        switch=_sound(SwitchSpec, spec.get("switch", {})),
     )
 
 

@@ -27,6 +27,7 @@ from profiles.sections import (
     TransferSpec,
     derived_name,
 )
+from profiles.traffic_sections import SwitchSpec
 
 _POOLS = {Mode.DISAGGREGATED: ("prefill", "decode"), Mode.STANDARD: ("standard",)}
 
@@ -47,6 +48,7 @@ class Parts:
     pools: Mapping[str, PoolSpec | None] | None = None
     transfer: TransferSpec | None = None
     deadlines: DeadlinesSpec | None = None
+    switch: SwitchSpec | None = None
 
 
 def findings(parts: Parts) -> list[Finding]:
@@ -58,6 +60,8 @@ def findings(parts: Parts) -> list[Finding]:
         *_classify(parts),
         *_transfer(parts),
         *_deadlines(parts),
+        *_takes(parts),
+        *_switch(parts),
     ]
 
 
@@ -103,6 +107,31 @@ def _model(parts: Parts) -> Iterator[Finding]:
             )
 
 
+def _takes(parts: Parts) -> Iterator[Finding]:
+    pools = {name: pool for name, pool in (parts.pools or {}).items() if pool is not None}
+    taken: dict[str, str] = {}
+    for name, pool in pools.items():
+        for index, role in enumerate(pool.takes or ()):
+            where = ("pools", name, "takes", index)
+            if role == name:
+                yield where, f"names the pool itself, whose workers it has anyway ({role})"
+            elif role in pools:
+                yield where, f"{role} is a pool of this profile, which keeps its workers"
+            elif role in taken:
+                yield where, f"{role} is taken by pool {taken[role]} already"
+            else:
+                taken[role] = name
+
+
+def _switch(parts: Parts) -> Iterator[Finding]:
+    switch = parts.switch
+    if switch is not None and switch.canary_share > 0 and switch.canary_s < switch.hold_s:
+        yield (
+            ("switch", "canary_s"),
+            f"must not be less than switch.hold_s ({switch.hold_s:g}) (got {switch.canary_s:g})",
+        )
+
+
 def _classify(parts: Parts) -> Iterator[Finding]:
     classify = parts.classify
     if classify is None:
@@ -128,6 +157,18 @@ def _pools(parts: Parts) -> Iterator[Finding]:
             yield (
                 ("pools", name, "gpu_memory_utilization"),
                 "has no meaning with accelerator cpu; use cpu_kv_cache_mib",
+            )
+        if pool.devices % pool.nodes:
+            yield (
+                ("pools", name, "nodes"),
+                f"must divide the worker's {pool.devices} devices (tensor_parallel times "
+                f"pipeline_parallel), so that each node has as many (got {pool.nodes})",
+            )
+        if name != "standard" and pool.pipeline_parallel > 1:
+            yield (
+                ("pools", name, "pipeline_parallel"),
+                "must be 1 where a KV cache is handed over, because the connector reads one "
+                f"pipeline stage only; use tensor_parallel (got {pool.pipeline_parallel})",
             )
     prefill, decode = pools.get("prefill"), pools.get("decode")
     if prefill is not None and decode is not None:

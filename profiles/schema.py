@@ -27,7 +27,7 @@ from profiles.sections import (
     SloSpec,
     TransferSpec,
 )
-from profiles.traffic_sections import DegradeSpec, FlowSpec, RoutingSpec
+from profiles.traffic_sections import DegradeSpec, FlowSpec, RoutingSpec, SwitchSpec
 
 __all__ = [
     "ClassifySpec",
@@ -44,6 +44,7 @@ __all__ = [
     "RoutingSpec",
     "ServingProfile",
     "SloSpec",
+    "SwitchSpec",
     "TransferSpec",
     "profile_schema",
 ]
@@ -135,6 +136,10 @@ class ProfileSpec(Section):
         default=SloSpec(),
         description="The service level that benchmarks judge requests by. Default: none.",
     )
+    switch: SwitchSpec = Field(
+        default=SwitchSpec(),
+        description="How routers change over to this profile. Default: its fields' defaults.",
+    )
     limits: LimitsSpec = Field(
         default=LimitsSpec(),
         description="What one router takes on. Default: its fields' defaults.",
@@ -154,6 +159,7 @@ class ProfileSpec(Section):
                 pools={name: pool for name, pool in named.items() if pool is not None},
                 transfer=self.transfer,
                 deadlines=self.deadlines,
+                switch=self.switch,
             )
         )
         if found:

@@ -223,7 +223,7 @@ class ClassifySpec(Section):
     hysteresis: float = Field(
         default=0.15,
         ge=0,
-        le=10,
+        lt=1,
         description="With decider cost: by what share of its own predicted time the other way has "
         "to be faster before prompts of a length change over. Default: 0.15, so that noise in the "
         "measurements does not make them go to and fro.",
@@ -238,7 +238,7 @@ class ClassifySpec(Section):
     )
     max_prefill_queue: int | None = Field(
         default=None,
-        ge=0,
+        ge=1,
         le=100_000,
         description="Requests that wait at a prefill worker at most; when all have more, a long "
         "prompt of at most degrade.local_tokens stays on its decode worker. Default: none, no "
@@ -268,6 +268,23 @@ class PoolSpec(Section):
         le=64,
         description="Devices that share each layer of one worker. Default: 1, which needs no "
         "traffic between devices; raise it when the weights do not fit one.",
+    )
+    pipeline_parallel: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Stages that the layers of one worker are cut into, each on tensor_parallel "
+        "devices. Default: 1; raise it where devices that share a layer would be joined by a slow "
+        "network only. Pool standard only: the connector hands over from one stage, so that such "
+        "a worker runs without it.",
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Machines that one worker spans, with equally many of its devices on each. "
+        "Default: 1. More is for models larger than a machine, on Kubernetes, where a "
+        "LeaderWorkerSet starts the group.",
     )
     max_num_seqs: int | None = Field(
         default=None,
@@ -304,13 +321,21 @@ class PoolSpec(Section):
         ge=0,
         le=100_000,
         description="What one accelerator of this pool costs, in US dollars per hour; a worker "
-        "has tensor_parallel of them. Default: none, because prices differ by contract; "
-        "benchmarks then say nothing about cost.",
+        "has tensor_parallel times pipeline_parallel of them. Default: none, because prices differ "
+        "by contract; benchmarks then say nothing about cost.",
     )
     enforce_eager: bool | None = Field(
         default=None,
         description="true: no compilation and no CUDA graphs, for a faster start and slower "
         "tokens. Default: the engine's choice.",
+    )
+    takes: tuple[Annotated[Role, Field(strict=False)], ...] | None = Field(
+        default=None,
+        max_length=2,
+        strict=False,
+        description="Pools of other profiles whose workers serve in this one while this profile is "
+        "active, without a restart. Default: standard takes prefill and decode, decode takes "
+        "standard, prefill takes none. Empty: only workers that were started for this pool.",
     )
     engine_args: Mapping[FlagName, FlagValue] = Field(
         default={},
@@ -319,6 +344,18 @@ class PoolSpec(Section):
         "and false become --name and --no-name. Default: none. Flags that Baton sets itself are "
         "refused.",
     )
+
+    @property
+    def devices(self) -> int:
+        """Accelerators of one worker, over all its nodes."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
+_TAKES = {
+    Role.PREFILL: (),
+    Role.DECODE: (Role.STANDARD,),
+    Role.STANDARD: (Role.PREFILL, Role.DECODE),
+}
 
 
 class PoolsSpec(Section):
@@ -339,6 +376,17 @@ class PoolsSpec(Section):
         description="Workers that do both for every request. Mode standard only, and required "
         "there.",
     )
+
+    def role_of(self, home: Role) -> Role | None:
+        """What a worker that was started as ``home`` is used for under this profile; None for
+        nothing."""
+        pools = self.by_role
+        if home in pools:
+            return home
+        for role, pool in pools.items():
+            if home in (_TAKES[role] if pool.takes is None else pool.takes):
+                return role
+        return None
 
     @property
     def by_role(self) -> dict[Role, PoolSpec]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import enum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from profiles.explain import wrong_value
 from profiles.sections import MAX_DAY_S, MAX_TOKENS, Section
 
 
@@ -138,11 +139,74 @@ class FlowSpec(Section):
     )
 
 
+class SwitchSpec(Section):
+    """How routers change over to this profile while traffic flows."""
+
+    prepare_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=MAX_DAY_S,
+        description="How long a switch waits until each pool has a ready worker and pairs are "
+        "checked, in seconds; then it is rolled back. Default: 60, a warm start; raise it to the "
+        "start-up time where pools scale up for the switch.",
+    )
+    shadow: bool = Field(
+        default=True,
+        description="Whether the last requests are first decided anew under this profile, for the "
+        "report, and to stop a switch under which requests would find no worker. Default: true; "
+        "it takes a fraction of a second.",
+    )
+    canary_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of requests that is served under this profile first, 0 to 1. Default: "
+        "0.1, few enough to be forgiven. 0: no canary, all at once.",
+    )
+    hold_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=MAX_DAY_S,
+        description="How long the canary lasts at least, in seconds. Default: 30; at ten requests "
+        "a second that is 30 of them under this profile.",
+    )
+    canary_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=MAX_DAY_S,
+        description="How long a canary that has seen less than min_requests lasts at most, in "
+        "seconds; then it is judged by what it has seen. Default: 300.",
+    )
+    min_requests: int = Field(
+        default=20,
+        ge=1,
+        le=1_000_000,
+        description="Requests that a canary should have served before the switch is committed. "
+        "Default: 20, at which an error in five is told from chance.",
+    )
+    flip_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=MAX_DAY_S,
+        description="How long a worker that changes between prefilling and answering waits for the "
+        "end of its old kind of work, in seconds; then it does both until that has ended. Default: "
+        "10, most answers.",
+    )
+
+
+def _check_steps(steps: tuple[DegradeStep, ...]) -> tuple[DegradeStep, ...]:
+    if len(set(steps)) < len(steps):
+        raise wrong_value(f"names a step twice (got {', '.join(steps)})")
+    return steps
+
+
 class DegradeSpec(Section):
     """What is tried when a handoff fails before the client has had anything. Mode disaggregated
     only."""
 
-    steps: tuple[Annotated[DegradeStep, Field(strict=False)], ...] = Field(
+    steps: Annotated[
+        tuple[Annotated[DegradeStep, Field(strict=False)], ...], AfterValidator(_check_steps)
+    ] = Field(
         default=(DegradeStep.OTHER_PREFILL, DegradeStep.LOCAL),
         max_length=3,
         strict=False,

@@ -21,7 +21,7 @@ from baton.worker import WorkerOptions, WorkerPlan
 from kvtransfer import geometry_from_config
 from profiles.overrides import with_overrides
 from profiles.resolve import resolve_profile
-from profiles.schema import ServingProfile, TransferSpec
+from profiles.schema import PoolSpec, ServingProfile, TransferSpec
 from profiles.traffic_sections import PrefixKnowledge
 
 _MIB = 1024 * 1024
@@ -96,6 +96,7 @@ def worker_plan(
             dtype=dtype,
             max_model_len=model.max_model_len,
             tensor_parallel=pool.tensor_parallel,
+            pipeline_parallel=pool.pipeline_parallel,
             max_num_seqs=slots,
             max_num_batched_tokens=pool.max_num_batched_tokens,
             gpu_memory_utilization=pool.gpu_memory_utilization,
@@ -116,6 +117,7 @@ def worker_plan(
             block_size=transfer.block_size,
             kv_dtype=dtype,
             tensor_parallel=pool.tensor_parallel,
+            layout=kv_layout(pool),
         ),
         slots=slots,
         accelerator=pool.accelerator,
@@ -136,6 +138,16 @@ def engine_dtype(wanted: str, config: Mapping[str, Any]) -> str:
         return wanted
     own = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     return own if own in ("bfloat16", "float16") else "bfloat16"
+
+
+def kv_layout(pool: PoolSpec) -> str:
+    """The layout of a worker's KV blocks, by which routers tell who may hand over to whom.
+
+    Of several pipeline stages it is another one, so that no pair is made with a worker whose
+    engine has no connector.
+    """
+    stages = pool.pipeline_parallel
+    return "HND" if stages == 1 else f"HND in {stages} stages"
 
 
 def eager(wanted: bool | None, device: Device, *, compiler: str | None) -> bool | None:

@@ -146,8 +146,10 @@ def seat(wish: Wish, picker: PortPicker, *, defaults: tuple[int, int, int]) -> S
             is looked for from ``ADMIN_PORT`` on.
 
     Raises:
-        SettingsError: a port asked for is taken, or the GPUs do not suffice.
+        SettingsError: a port asked for is taken, the GPUs do not suffice, or a worker spans
+            several machines.
     """
+    _refuse_groups(wish.profile)
     port = _pick(picker, "the router", wish.host, wish.port, defaults[0], "--port")
     admin_port = _pick(
         picker, "the admin API", WORKER_HOST, wish.admin_port, ADMIN_PORT, "--admin-port"
@@ -162,12 +164,22 @@ def seat(wish: Wish, picker: PortPicker, *, defaults: tuple[int, int, int]) -> S
     seats = []
     for name, role, pool in wanted:
         http_port = http.take(picker, name, "--worker-port", 1)
-        # Each tensor-parallel rank answers handshakes on a port of its own.
+        # Each rank answers handshakes on a port of its own.
         side_port = side.take(
-            picker, f"the side channel of {name}", "--side-channel-port", pool.tensor_parallel
+            picker, f"the side channel of {name}", "--side-channel-port", pool.devices
         )
         seats.append(WorkerSeat(name, role, http_port, side_port, gpus[name]))
     return Seating(port, admin_port, tuple(seats))
+
+
+def _refuse_groups(profile: ServingProfile) -> None:
+    for role, pool in profile.spec.pools.by_role.items():
+        if pool.nodes > 1:
+            raise SettingsError(
+                f"a worker of pool {role} of profile {profile.name} spans {pool.nodes} machines, "
+                "and `baton up` starts workers on this one only: deploy the profile on Kubernetes, "
+                "where a LeaderWorkerSet starts the group, or choose another with --profile"
+            )
 
 
 def _pick(
@@ -205,18 +217,18 @@ def assign_gpus(
     taken = dict.fromkeys(gpus, 0.0)
     turn = 0
     for name, pool in workers:
-        if pool.tensor_parallel > len(gpus):
+        if pool.devices > len(gpus):
             raise SettingsError(
-                f"{name} needs {pool.tensor_parallel} GPUs (tensor_parallel) and this machine has "
-                f"{len(gpus)}; choose another profile with --profile"
+                f"{name} needs {pool.devices} GPUs (tensor_parallel times pipeline_parallel) and "
+                f"this machine has {len(gpus)}; choose another profile with --profile"
             )
-        mine = tuple(gpus[(turn + i) % len(gpus)] for i in range(pool.tensor_parallel))
-        turn += pool.tensor_parallel
+        mine = tuple(gpus[(turn + i) % len(gpus)] for i in range(pool.devices))
+        turn += pool.devices
         for gpu in mine:
             taken[gpu] += pool.gpu_memory_utilization or _GPU_SHARE
         assigned[name] = mine
     if any(share > _GPU_WHOLE for share in taken.values()):
-        needed = sum(pool.tensor_parallel for _, pool in workers)
+        needed = sum(pool.devices for _, pool in workers)
         each = int(100 * _GPU_WHOLE / -(-needed // len(gpus))) / 100
         raise SettingsError(
             f"the profile's {len(workers)} workers want {needed} GPUs and this machine has "

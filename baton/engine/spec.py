@@ -53,6 +53,7 @@ class EngineSpec:
         kv_events_url: where to publish KV events (see ``baton.kv_events``); empty for nowhere.
         dtype, max_model_len, tensor_parallel, max_num_seqs, max_num_batched_tokens,
         gpu_memory_utilization, enforce_eager: vLLM's flags of that name; None is vLLM's default.
+        pipeline_parallel: stages; with more than one the engine runs without the connector.
         cpu_kv_cache_bytes: KV memory on CPU.
         cpu_threads: OpenMP threads on CPU.
         extra_args: further vLLM flags, by long name without dashes.
@@ -79,6 +80,7 @@ class EngineSpec:
     dtype: str = "auto"
     max_model_len: int | None = None
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     gpu_memory_utilization: float | None = None
@@ -144,18 +146,22 @@ def command(spec: EngineSpec) -> list[str]:
         "block-size": spec.block_size,
         "max-model-len": spec.max_model_len,
         "tensor-parallel-size": spec.tensor_parallel,
+        "pipeline-parallel-size": spec.pipeline_parallel if spec.pipeline_parallel > 1 else None,
         "max-num-seqs": spec.max_num_seqs,
         "max-num-batched-tokens": spec.max_num_batched_tokens,
         "enforce-eager": spec.enforce_eager,
         "disable-uvicorn-access-log": True,
         "middleware": "baton.engine.guard.ClusterGuard",
-        "kv-transfer-config": json.dumps(kv_transfer_config(spec)),
     }
+    if spec.pipeline_parallel == 1:
+        # With several stages NixlConnector reads the first one's layers and no others (its pull
+        # side names stage 0), and refuses to start as a consumer.
+        flags["kv-transfer-config"] = json.dumps(kv_transfer_config(spec))
     if spec.kv_events_url:
         flags["kv-events-config"] = json.dumps(publisher_config(spec.kv_events_url))
     if spec.device is Device.CPU:
         flags["kv-cache-memory-bytes"] = spec.cpu_kv_cache_bytes
-        if spec.tensor_parallel == 1:
+        if spec.tensor_parallel * spec.pipeline_parallel == 1:
             # The multi-process executor's shared-memory queue loses wake-ups on a busy small
             # machine (stalls of seconds); the name "uni" is overridden on CPU, the path is not.
             flags["distributed-executor-backend"] = (

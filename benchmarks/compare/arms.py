@@ -43,7 +43,7 @@ class ArmSpec:
             accelerators = [
                 Accelerators(
                     label=pool.accelerator,
-                    count=pool.replicas * pool.tensor_parallel,
+                    count=pool.replicas * pool.devices,
                     price_per_hour=pool.price_per_hour,
                 )
                 for pool in self.profile.spec.pools.by_role.values()

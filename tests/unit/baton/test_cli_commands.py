@@ -83,7 +83,7 @@ def test_a_shown_profile_reads_back_as_the_same(name: str) -> None:
     again = parse_profile(text, source="shown")
     assert again.version == resolve_profile(name).version
     assert again.metadata == resolve_profile(name).metadata
-    assert yaml.safe_load(text)["spec"]["transfer"]["lease_s"] == 30
+    assert yaml.safe_load(text)["spec"]["transfer"]["progress_delay_us"] == 1000
 
 
 def test_a_profile_that_is_not_there() -> None:

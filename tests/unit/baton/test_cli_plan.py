@@ -130,6 +130,29 @@ def test_tensor_parallel_ranks_get_a_side_channel_each() -> None:
     assert [worker.side_channel_port for worker in seating.workers] == [5600, 5603, 5605]
 
 
+def test_stages_count_like_ranks() -> None:
+    """Each device of a worker has a side channel and a GPU, whatever it shares of the model."""
+    text = resolve_profile("standard").model_dump(mode="json", by_alias=True)
+    text["spec"]["pools"]["standard"].update(tensor_parallel=2, pipeline_parallel=2)
+    wish = wish_for(ServingProfile.model_validate(text), gpus=tuple("01234567"))
+    seating = seat(wish, picker_with(), defaults=DEFAULTS)
+    assert [worker.side_channel_port for worker in seating.workers] == [5600, 5604]
+    assert [worker.gpus for worker in seating.workers] == [tuple("0123"), tuple("4567")]
+    with pytest.raises(SettingsError, match="needs 4 GPUs"):
+        assign_gpus([("s", pool(tensor_parallel=2, pipeline_parallel=2))], ["0", "1"])
+
+
+def test_a_worker_of_several_machines_is_not_started_on_one() -> None:
+    """One sentence says which pool it is, and where such a group runs; no port was looked for."""
+    wish = wish_for("multi-node")
+    with pytest.raises(
+        SettingsError,
+        match=r"pool decode of profile multi-node spans 2 machines.*"
+        r"Kubernetes.*LeaderWorkerSet.*--profile",
+    ):
+        seat(wish, PortPicker(lambda *_: pytest.fail("looked for a port")), defaults=DEFAULTS)
+
+
 def test_a_real_port_that_is_taken() -> None:
     """The probe sees listeners of other processes; a port that was given back is free."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -111,6 +111,16 @@ def test_the_transfer_config(role: Role) -> None:
     assert "kv_connector_module_path" not in config
 
 
+def test_stages_run_without_a_connector() -> None:
+    """The connector reads one stage only, and refuses to start as a consumer: a worker whose
+    layers are cut into stages hands nothing over."""
+    found = flags(spec(tensor_parallel=2, pipeline_parallel=2))
+    assert found["--pipeline-parallel-size"] == "2"
+    assert "--kv-transfer-config" not in found
+    assert "--distributed-executor-backend" not in flags(spec(pipeline_parallel=2))
+    assert "--pipeline-parallel-size" not in flags(SPEC)
+
+
 def test_our_connector() -> None:
     """Our subclass is loaded by its module under the stock name, with its settings."""
     made = spec(connector_module="kvtransfer.connector", connector_extra={"x": 5})

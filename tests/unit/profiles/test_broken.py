@@ -398,7 +398,22 @@ WHOLE_TEXTS = [
     ("*a", "p.yaml:1: YAML aliases are not allowed"),
     ("!x {a: 1}", 'p.yaml:1: YAML tags are not allowed (got "!x")'),
     (DISAGGREGATED + "---\na: 1\n", "p.yaml:26: a second document starts here"),
-    ("a: 1\nb: c: d\n", "p.yaml:2: not valid YAML: mapping values are not allowed here"),
+    (
+        "a: 1\nb: c: d\n",
+        'p.yaml:2: not valid YAML: mapping values are not allowed here; near "b"',
+    ),
+    (
+        'a:\n  name: "x\n  c: 1\n  d: 2\n',
+        'p.yaml:5: not valid YAML: found unexpected end of stream; look at "name" on line 2',
+    ),
+    (
+        "a:\n  steps: [x\n  c: 1\n",
+        "p.yaml:3: not valid YAML: expected ',' or ']', but got ':'; look at \"steps\" on line 2",
+    ),
+    (
+        "a:\n  b: 1\n  count 2\n  d: 2\n",
+        "p.yaml:4: not valid YAML: could not find expected ':'; look at \"count\" on line 3",
+    ),
     ("a: [1,\n", "p.yaml:2: not valid YAML: "),
     (
         "a:\n\tb: 1\n",

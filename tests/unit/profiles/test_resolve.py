@@ -9,7 +9,7 @@ import pytest
 
 from baton.errors import ProfileError
 from baton.types import Role
-from profiles import builtin_names, load_profile, resolve_profile
+from profiles import Decider, builtin_names, load_profile, resolve_profile
 from tests.unit.profiles.texts import DISAGGREGATED, STANDARD
 
 
@@ -23,11 +23,15 @@ def problem_of(name_or_path: str) -> str:
 def test_the_built_in_profiles_load_under_their_names() -> None:
     """Each built-in file is sound and called as its file."""
     assert builtin_names() == (
+        "adaptive",
         "cpu-demo",
         "cpu-disaggregated",
         "cpu-standard",
         "cpu-standard-chunk512",
         "disaggregated",
+        "long-context",
+        "low-latency",
+        "multi-node",
         "standard",
     )
     for name in builtin_names():
@@ -37,14 +41,46 @@ def test_the_built_in_profiles_load_under_their_names() -> None:
 
 
 def test_the_built_in_profiles_run_on_any_machine() -> None:
-    """They serve the demo model, with a block size and KV memory that a CPU worker can use."""
+    """They serve the demo model, with a block size and KV memory that a CPU worker can use, and
+    no more ranks than it has KV heads. One is about a model that no machine here could hold."""
     for name in builtin_names():
         spec = resolve_profile(name).spec
-        assert spec.model.source == "demo"
         assert spec.transfer.block_size % 32 == 0
+        if name == "multi-node":
+            continue
+        assert spec.model.source == "demo"
         for pool in spec.pools.by_role.values():
             assert pool.cpu_kv_cache_mib >= 64
-            assert pool.tensor_parallel == 1
+            assert pool.tensor_parallel <= 2
+            assert pool.nodes == 1
+
+
+def test_all_workers_can_change_between_the_built_in_profiles() -> None:
+    """What a switch cannot change without a restart is equal: the model, the size of KV blocks."""
+    names = ("adaptive", "disaggregated", "long-context", "low-latency", "standard")
+    specs = [resolve_profile(name).spec for name in names]
+    assert {spec.transfer.block_size for spec in specs} == {64}
+    assert {spec.model for spec in specs} == {specs[0].model}
+
+
+def test_adaptive_differs_from_disaggregated_in_how_it_decides() -> None:
+    """A comparison of the two is about the decider: the pools and the handover are the same."""
+    adaptive, disaggregated = (
+        resolve_profile("adaptive").spec,
+        resolve_profile("disaggregated").spec,
+    )
+    assert adaptive.pools == disaggregated.pools
+    assert adaptive.transfer == disaggregated.transfer
+    assert adaptive.classify is not None
+    assert disaggregated.classify is not None
+    assert adaptive.classify.threshold_tokens == disaggregated.classify.threshold_tokens
+    assert adaptive.classify.decider is Decider.COST
+
+
+def test_multi_node_has_a_group_of_nodes() -> None:
+    """Sixteen devices on two machines, counted as sixteen."""
+    decode = resolve_profile("multi-node").spec.pools.by_role[Role.DECODE]
+    assert (decode.nodes, decode.devices) == (2, 16)
 
 
 def test_disaggregated_and_standard_differ_in_the_prefill_pool_only() -> None:

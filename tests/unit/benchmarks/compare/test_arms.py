@@ -73,6 +73,15 @@ def test_accelerators_and_prices_come_from_the_profile() -> None:
     assert second.price_per_hour is None
 
 
+def test_all_devices_of_a_group_are_counted() -> None:
+    """Of a worker on two machines, those of both."""
+    first, _ = (arm.describe() for arm in parse_arms(["multi-node", "standard"]))
+    assert [(a.label, a.count) for a in first.accelerators] == [
+        ("nvidia-a100-80gb", 8),
+        ("nvidia-l4", 32),
+    ]
+
+
 def test_service_levels_are_read() -> None:
     """Each bound is optional."""
     assert parse_slo("ttft=0.5, tpot=0.1") == Slo(ttft_s=0.5, tpot_s=0.1)
