@@ -11,6 +11,7 @@ from baton.cli.bench import bench_app
 from baton.cli.guard import clear_errors, home_folder, survivable_output
 from baton.cli.key import key_app
 from baton.cli.operate import drain, explain, handoffs, pairs
+from baton.cli.profile_commands import profile_app
 from baton.settings import ADMIN_PORT, ROUTER_PORT, SIDE_CHANNEL_PORT, WORKER_PORT
 
 _Home = Annotated[
@@ -32,16 +33,9 @@ app = typer.Typer(
     "Start here: `baton up` runs everything on this machine, with a small model that it makes "
     "itself, and says how to talk to it. `baton status`, in another terminal, shows what runs.",
 )
-profile_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Looks at serving profiles: the files that say which workers there are and which prompts "
-    "are handed over.\n\nA profile is named (`baton profile list` shows the built-in ones) or is a "
-    "file, which has a slash in its path or ends in .yaml.",
-)
 app.add_typer(bench_app, name="bench", short_help="Measure endpoints, compare profiles.")
 app.add_typer(key_app, name="key", short_help="Make, list and revoke API keys.")
-app.add_typer(profile_app, name="profile", short_help="List, show and check serving profiles.")
+app.add_typer(profile_app, name="profile", short_help="Look at serving profiles, and switch them.")
 
 
 @app.command(short_help="Serve on this machine until Ctrl-C.")
@@ -222,60 +216,3 @@ def version(as_json: _Json = False) -> None:
         from baton.cli.version import run_version
 
         run_version(as_json=as_json)
-
-
-@profile_app.command("list", short_help="List the built-in profiles.")
-def profile_list() -> None:
-    """Lists the built-in profiles, with their mode and what they are for."""
-    with clear_errors(), survivable_output():
-        from baton.cli.profile import show_list
-
-        show_list()
-
-
-@profile_app.command("show", short_help="Print a profile as YAML, defaults filled in.")
-def profile_show(
-    name: Annotated[str, typer.Argument(help="Built-in name or file.", metavar="NAME|FILE")],
-) -> None:
-    """Prints a profile as YAML, with every default filled in.
-
-    Example, to start a profile of your own:
-
-      baton profile show disaggregated > mine.yaml
-    """
-    with clear_errors(), survivable_output():
-        from baton.cli.profile import show_profile
-
-        show_profile(name)
-
-
-@profile_app.command("validate", short_help="Check profile files.")
-def profile_validate(
-    files: Annotated[list[Path], typer.Argument(help="Profile files.", metavar="FILE...")],
-) -> None:
-    """Checks profile files: one line for each problem, with file, line and field.
-
-    Ends with status 0 when all are sound, 2 when one is not.
-
-    Example:
-
-      baton profile validate mine.yaml
-    """
-    with survivable_output():
-        from baton.cli.profile import validate
-
-        raise typer.Exit(validate(files))
-
-
-@profile_app.command("schema", short_help="Print the JSON Schema of profiles.")
-def profile_schema() -> None:
-    """Prints the JSON Schema of profiles, for editors that complete and check YAML.
-
-    Example:
-
-      baton profile schema > profile.schema.json
-    """
-    with clear_errors(), survivable_output():
-        from baton.cli.profile import show_schema
-
-        show_schema()

@@ -275,10 +275,14 @@ def run_revoke(tenant: str | None, prefix: str | None, place: str, *, as_json: b
 
 def _place(file: Path | None, store: str | None, home: Path | None) -> str:
     """A path, or a Redis URL."""
+    from baton.store import is_redis_url
+
     if file is not None and store is not None:
         raise SettingsError("tenants are kept in a --file or in a --store; not in both")
-    if store is not None and not _is_redis(store):
-        raise SettingsError("--store wants a redis:// or rediss:// URL")
+    if store is not None and not is_redis_url(store):
+        raise SettingsError(
+            "--store wants a Redis URL: redis://, rediss://, redis+sentinel:// or redis+cluster://"
+        )
     if store is not None:
         return store
     if file is not None:
@@ -286,22 +290,22 @@ def _place(file: Path | None, store: str | None, home: Path | None) -> str:
     return os.environ.get(TENANTS_ENV) or str(home_folder(home) / _FILE_NAME)
 
 
-def _is_redis(place: str) -> bool:
-    return place.startswith(("redis://", "rediss://"))
-
-
 def _shown(place: str) -> str:
     """The place without what is secret about it."""
-    return place.rpartition("@")[2] if _is_redis(place) else place
+    from baton.store import is_redis_url
+    from baton.store.redis_url import parse_redis_url
+
+    return parse_redis_url(place).describe() if is_redis_url(place) else place
 
 
 def _with_book(place: str, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     """Opens the place, does something with it, and closes it."""
     from baton.clock import SystemClock
+    from baton.store import is_redis_url
     from router.tenants import FileBook, RedisTenants
 
     async def run() -> T:
-        if not _is_redis(place):
+        if not is_redis_url(place):
             return await work(FileBook(Path(place)))
         book = RedisTenants(place, SystemClock())
         try:
