@@ -48,11 +48,13 @@ class LogContext(msgspec.Struct, frozen=True):
         request_id: ours.
         tenant: its name, never its key.
         trace_id: 32 hex digits.
+        profile_version: of the profile that the request is served under.
     """
 
     request_id: str | None = None
     tenant: str | None = None
     trace_id: str | None = None
+    profile_version: str | None = None
 
 
 log_context: ContextVar[LogContext | None] = ContextVar("baton_log_context", default=None)
@@ -188,8 +190,8 @@ class _JsonFormatter(logging.Formatter):
     """For machines: one object a line.
 
     ``ts`` (RFC 3339, UTC, milliseconds), ``level``, ``logger``, ``message``; ``request_id``,
-    ``tenant`` and ``trace_id`` where known; ``exception``; and what a call gave as
-    ``extra={"fields": {...}}``.
+    ``tenant``, ``trace_id`` and ``profile_version`` where known; ``exception``; and what a call
+    gave as ``extra={"fields": {...}}``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -200,7 +202,7 @@ class _JsonFormatter(logging.Formatter):
             "message": _safe(_message(record)),
         }
         context = log_context.get()
-        for name in ("request_id", "tenant", "trace_id"):
+        for name in ("request_id", "tenant", "trace_id", "profile_version"):
             value = getattr(record, name, None) or (context and getattr(context, name))
             if value:
                 line[name] = _safe(str(value))

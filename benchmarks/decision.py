@@ -295,10 +295,10 @@ class Scene:
         prefills, decodes = records[1::2], records[::2]
         for record in records:
             self._index.record(record.id, self._chain())
-            self._traffic.leg(record.id, rng.randrange(1, 120))
+            self._traffic.counts.leg(record.id, rng.randrange(1, 120))
             # Decode workers prefill now and then, prefill workers all the time.
             if record.role is Role.PREFILL or rng.random() < 0.2:
-                self._traffic.prefill(record.id, rng.randrange(1, 40_000))
+                self._traffic.counts.prefill(record.id, rng.randrange(1, 40_000))
             for n in range(12):
                 tokens = rng.randrange(100, 10_000)
                 per_token_s = 1e-4 if record.role is Role.PREFILL else 2e-4

@@ -33,7 +33,8 @@ from baton.secrets import admin_token, cluster_token
 from baton.settings import ADMIN_PORT, ROUTER_PORT, default_home
 from baton.store import open_store
 from baton.telemetry import configure_logging, hide
-from profiles import resolve_profile, with_overrides
+from profiles import ServingProfile, resolve_profile, with_overrides
+from profiles.sources import open_source as open_profiles
 from router import compiled
 from router.garbage import calm_collector
 from router.parent import ParentServer, check_shared, say_as_is, say_plainly
@@ -73,6 +74,15 @@ def main(
             help="Where workers are registered: memory:// (this router alone) or redis://...",
         ),
     ] = "memory://",
+    profiles: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BATON_PROFILES",
+            help="Where further profiles come from, and which is active: a folder (a mounted "
+            "ConfigMap too), configmap:NAMESPACE/NAME (the Kubernetes API), or redis://... "
+            "Changes are followed while traffic flows.",
+        ),
+    ] = None,
     tenants: Annotated[
         str | None,
         typer.Option(
@@ -125,13 +135,17 @@ def main(
     try:
         place = take_place(os.environ)
         configure_logging(log_level, log_format, access=access_log)
+
+        def adapt(found: ServingProfile) -> ServingProfile:
+            return with_overrides(found, model_source=model, served_name=served_name)
+
         folder = home.expanduser().resolve() if home else default_home(os.environ)
         settings = _settings(
             folder,
             RouterSettings(
-                profile=with_overrides(
-                    resolve_profile(profile), model_source=model, served_name=served_name
-                ),
+                profile=adapt(resolve_profile(profile)),
+                profiles=profiles,
+                adapt=adapt,
                 token=cluster_token(folder, os.environ),
                 admin_token=_admin_token(folder, admin_port, place),
                 store_url=store,
@@ -175,6 +189,8 @@ def _settings(folder: Path, settings: RouterSettings) -> RouterSettings:
     if settings.admin_token:
         hide(settings.admin_token)
     open_store(settings.store_url, SystemClock())
+    if settings.profiles is not None:
+        open_profiles(settings.profiles, SystemClock())
     if settings.tenants is not None:
         open_source(settings.tenants, SystemClock())
     if settings.admin_token and settings.admin_token == settings.token:
@@ -199,8 +215,9 @@ async def _serve(settings: RouterSettings, public: tuple[str, int], admin: tuple
         if server.admin is not None:
             log.info("admin API on %s", server.admin.url)
         await stop.wait()
-        log.info("stopping, for at most %g s", settings.profile.spec.limits.drain_s)
-        await server.stop(drain_s=settings.profile.spec.limits.drain_s)
+        drain_s = server.state.profile.spec.limits.drain_s
+        log.info("stopping, for at most %g s", drain_s)
+        await server.stop(drain_s=drain_s)
     return 0
 
 
@@ -237,7 +254,7 @@ async def _serve_as_one_of_several(
             log.error("process %d cannot start: %s", place.number, error)
             return _NOT_STARTED
         await stop.wait()
-        await server.stop(drain_s=settings.profile.spec.limits.drain_s)
+        await server.stop(drain_s=server.state.profile.spec.limits.drain_s)
     return 0
 
 

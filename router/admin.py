@@ -10,22 +10,39 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
 
 from baton import __version__
 from baton.errors import BodyTooLarge, InvalidRequest, WorkerNotFound
-from baton.types import WorkerId
+from baton.types import Role, WorkerId
 from router.access import require_token
 from router.api import GENERATING, Endpoint
 from router.app import add_error_handlers, add_health_routes
 from router.explain import explain_request
 from router.report import handoffs_report, status_report, workers_report
 from router.state import RouterState
+from router.switch_admin import add_profile_routes
 
 _DRAIN_HELP = (
     "All routers send the worker nothing new; what it has in flight ends, and blocks that it "
     "offered are pulled or expire. `drained` becomes true when nothing is left; then it can be "
     "stopped. The cordon stays until DELETE, or until the worker leaves."
 )
+
+
+_ROLE_HELP = (
+    "All routers use the worker in this role, as far as the active profile has such a pool, until "
+    "DELETE, or until the worker leaves. One that changes between prefilling and answering ends "
+    "its old work first; meanwhile it gets nothing new (`turning`)."
+)
+
+
+class RoleRequest(BaseModel):
+    """The role that a worker is to have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
 
 
 def build_admin_app(state: RouterState, admin_token: str) -> FastAPI:
@@ -45,6 +62,7 @@ def build_admin_app(state: RouterState, admin_token: str) -> FastAPI:
     admin = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(operators_only)])
     _add_views(admin, state)
     _add_actions(admin, state)
+    add_profile_routes(admin, state)
     app.include_router(admin)
     return app
 
@@ -127,6 +145,24 @@ def _add_actions(admin: APIRouter, state: RouterState) -> None:
         await state.store.uncordon(WorkerId(worker_id))
         await state.pool.refresh()
         return _drain_state(worker_id, 200)
+
+    @admin.put(
+        "/workers/{worker_id:path}/role",
+        summary="Use a worker in another role, without a restart",
+        description=_ROLE_HELP,
+    )
+    async def assign(worker_id: str, role: RoleRequest) -> Response:
+        if state.pool.record(WorkerId(worker_id)) is None:
+            raise WorkerNotFound(f"No worker {worker_id!r} is registered.")
+        await state.store.assign(WorkerId(worker_id), role.role)
+        await state.pool.refresh()
+        return _json({"workers": workers_report(state)})
+
+    @admin.delete("/workers/{worker_id:path}/role", summary="Use a worker in its own role again")
+    async def unassign(worker_id: str) -> Response:
+        await state.store.assign(WorkerId(worker_id), None)
+        await state.pool.refresh()
+        return _json({"workers": workers_report(state)})
 
     @admin.post("/pairs/{prefill}/{decode}/release", summary="Use a quarantined pair again")
     async def release(prefill: str, decode: str) -> Response:

@@ -23,7 +23,6 @@ from baton.errors import (
     WorkerUnreachable,
 )
 from baton.types import RequestId, WorkerRecord
-from profiles import ServingProfile
 from router import sse
 from router.api import Dialect, correct_whole, engine_error, usage_of
 from router.call import Call, LegFault, is_fault
@@ -53,7 +52,6 @@ class Answerer:
     """Carries out answering legs, local ones and those of a handoff.
 
     Args:
-        profile: the active profile.
         upstream: the HTTP client for legs.
         watches: ends waits that the registry says are in vain.
         verdicts: told which workers worked and which failed.
@@ -64,16 +62,12 @@ class Answerer:
     def __init__(
         self,
         *,
-        profile: ServingProfile,
         upstream: Upstream,
         watches: Watches,
         verdicts: Verdicts,
         metrics: RouterMetrics,
         clock: Clock,
     ) -> None:
-        self._profile = profile.name
-        self._version = profile.version
-        self._deadlines = profile.spec.deadlines
         self._upstream = upstream
         self._watches = watches
         self._verdicts = verdicts
@@ -143,7 +137,7 @@ class Answerer:
         prefill: WorkerRecord | None,
         on_first: Callable[[], None],
     ) -> None:
-        timeout_s = call.left_s(self._clock.monotonic_s(), self._deadlines.total_s)
+        timeout_s = call.left_s(self._clock.monotonic_s(), call.serving.deadlines.total_s)
         with self._watches.over(worker, prefill, call.task):
             answer = await self._upstream.ask(
                 worker,
@@ -191,7 +185,7 @@ class Answerer:
         call.reply.reply(answer.status, headers, out)
 
     def _headers(self, call: Call) -> list[tuple[str, str]]:
-        return call.trail.headers(self._profile, self._version, explain=call.explain)
+        return call.trail.headers(explain=call.explain)
 
     # --- streams ---
 
@@ -206,7 +200,7 @@ class Answerer:
         on_first: Callable[[], None],
     ) -> None:
         began_s = self._clock.monotonic_s()
-        first_s = call.left_s(began_s, self._deadlines.first_token_s)
+        first_s = call.left_s(began_s, call.serving.deadlines.first_token_s)
         request = call.request
         with self._watches.over(worker, prefill, call.task) as watch:
             async with self._upstream.open(
@@ -288,7 +282,7 @@ class Answerer:
             passing.hurry()
             await leg.pump(
                 passing.feed,
-                idle_s=self._deadlines.idle_s,
+                idle_s=call.serving.deadlines.idle_s,
                 ends_s=call.ends_s,
                 chunk_sink=passing,
             )
@@ -402,7 +396,7 @@ class _Passing(ChunkSink):
         trail.events = max(1, self.borders - _NOT_TOKENS[self._dialect])
         if not trail.error and sse.has_error(tail, self._dialect):
             trail.error = "the engine gave up in the middle"
-        metrics.stream_done(trail.path, self._itl, trail.output_tokens)
+        metrics.stream_done(trail.path, trail.serving.version, self._itl, trail.output_tokens)
 
 
 _CHUNK_OF_EVENTS: Final = b"\n\n\r\n"

@@ -15,6 +15,7 @@ from router.observe import NO_SPAN, RequestSpan
 from router.observe import attributes as names
 from router.policy import Prediction, Reason, TokenBounds
 from router.prefix import Chain
+from router.serving import Serving
 from router.wire import Exchange
 
 Headers = list[tuple[str, str]]
@@ -75,6 +76,9 @@ class Reply(Protocol):
 class Trail:
     """What is known of a request's way, for headers, metrics, spans and logs.
 
+    Attributes:
+        serving: the profile that it is served under, to its end.
+
     Times are in seconds; those that end in ``_at_s`` are moments of the monotonic clock, None
     until they come. ``path`` is ``disaggregated`` or ``local``, or ``none`` before a plan stands.
     """
@@ -99,8 +103,9 @@ class Trail:
     events: int = 0
     error: str = ""
 
-    def __init__(self, began_s: float) -> None:
+    def __init__(self, began_s: float, serving: Serving) -> None:
         self.began_s = began_s
+        self.serving = serving
 
     @property
     def ttft_s(self) -> float | None:
@@ -120,19 +125,23 @@ class Trail:
         bounds = self.prompt_tokens
         return bounds.lower if bounds is not None and bounds.exact else None
 
-    def headers(self, profile: str, version: str, *, explain: bool) -> Headers:
+    def headers(self, *, explain: bool) -> Headers:
         """The ``x-baton-*`` headers."""
-        headers = [("x-baton-profile", profile)]
+        serving = self.serving
+        headers = [
+            ("x-baton-profile", serving.name),
+            ("x-baton-profile-version", serving.version),
+        ]
         if self.path != "none":
             headers += [("x-baton-path", self.path), ("x-baton-reason", self.reason)]
         if self.prompt_tokens is not None:
             headers.append(("x-baton-prompt-tokens", str(self.prompt_tokens)))
         if explain:
-            told = msgspec.json.encode(self.explanation(version)).decode("ascii", "replace")
+            told = msgspec.json.encode(self.explanation()).decode("ascii", "replace")
             headers.append(("x-baton-explain", told))
         return headers
 
-    def explanation(self, version: str) -> dict[str, Any]:
+    def explanation(self) -> dict[str, Any]:
         """Everything that is known by now; what is not known is left out. Times in ms."""
         first_s = _since(self.answering_at_s, self.first_content_at_s)
         told: dict[str, Any] = {
@@ -143,7 +152,7 @@ class Trail:
             "uncached_tokens": self.uncached_tokens,
             "attempts": self.attempts,
             "workers": [w for w in (self.prefill, self.decode) if w is not None],
-            "profile_version": version,
+            "profile_version": self.serving.version,
             "queue_ms": _ms(self.queue_s),
             "count_ms": _ms(self.count_s),
             "prefill_ms": _ms(self.prefill_s),
@@ -154,9 +163,7 @@ class Trail:
         }
         return {key: value for key, value in told.items() if value is not None}
 
-    def attributes(
-        self, profile: str, version: str, tenant: str | None
-    ) -> dict[str, str | int | float | bool | None]:
+    def attributes(self, tenant: str | None) -> dict[str, str | int | float | bool | None]:
         """The same for a span."""
         predicted, usage = self.predicted, self.usage
         return {
@@ -171,8 +178,8 @@ class Trail:
             names.DECODE_WORKER: self.decode,
             names.ATTEMPTS: self.attempts,
             names.TENANT: tenant,
-            names.PROFILE: profile,
-            names.PROFILE_VERSION: version,
+            names.PROFILE: self.serving.name,
+            names.PROFILE_VERSION: self.serving.version,
             names.KV_BYTES: self.kv_bytes or None,
             names.INPUT_TOKENS: self.known_prompt_tokens,
             names.CACHED_TOKENS: None if usage is None else usage.cached_tokens,
@@ -194,6 +201,7 @@ class Call:
     Attributes:
         ends_s: its last moment, on the monotonic clock.
         task: the one that serves it.
+        serving: the trail's.
         limited_by_client: whether the client named that moment, not the profile.
         span: its trace, if there is one.
         explain: whether the client wants to be told why.
@@ -223,6 +231,7 @@ class Call:
         self.request_id = request_id
         self.reply = reply
         self.trail = trail
+        self.serving = trail.serving
         self.ends_s = ends_s
         self.task = task
         self.limited_by_client = limited_by_client

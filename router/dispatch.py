@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -33,7 +34,6 @@ from baton.errors import (
 )
 from baton.types import RequestId, WorkerId, WorkerRecord
 from kvtransfer import kv_bytes
-from profiles import ServingProfile
 from router.aftercare import Aftercare, LegEnd
 from router.answer import Answerer
 from router.api import (
@@ -66,19 +66,39 @@ from router.policy import (
     plan_local,
 )
 from router.pool import WorkerPool
+from router.prefix import Chain
+from router.serving import Serving
 from router.stall import Watches
 from router.wire import Answer, Upstream
 
 _PASSED_THROUGH = "passed_through"
+_RECENT: Final = 256
+"""Requests that are remembered, for what another profile would make of them."""
 
 log = logging.getLogger("baton.router.dispatch")
+
+
+class Recent:
+    """A request that was decided about lately.
+
+    Attributes:
+        ask: what was known of it.
+        chain: of its prompt.
+        trail: what became of it.
+    """
+
+    __slots__ = ("ask", "chain", "trail")
+
+    def __init__(self, ask: Ask, chain: Chain, trail: Trail) -> None:
+        self.ask = ask
+        self.chain = chain
+        self.trail = trail
 
 
 class Dispatcher:
     """Serves parsed requests.
 
     Args:
-        profile: the active profile.
         pool: the workers, and what is known of them.
         upstream: the HTTP client for legs.
         answerer: carries out the answering leg.
@@ -91,12 +111,14 @@ class Dispatcher:
         rng: breaks ties between workers.
         unseen_s: for how long what was just read may have lain unread, since this process stood
             still: an offer's lease has run meanwhile.
+
+    Attributes:
+        recent: the last requests, oldest first.
     """
 
     def __init__(
         self,
         *,
-        profile: ServingProfile,
         pool: WorkerPool,
         upstream: Upstream,
         answerer: Answerer,
@@ -109,8 +131,6 @@ class Dispatcher:
         rng: random.Random,
         unseen_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self._profile = profile
-        self._deadlines = profile.spec.deadlines
         self._pool = pool
         self._upstream = upstream
         self._answerer = answerer
@@ -122,6 +142,7 @@ class Dispatcher:
         self._clock = clock
         self._rng = rng
         self._unseen_s = unseen_s
+        self.recent: deque[Recent] = deque(maxlen=_RECENT)
 
     async def serve(self, call: Call) -> None:
         """Answers one request, errors of a started stream included.
@@ -132,7 +153,8 @@ class Dispatcher:
         with call.span.stage(Stage.PLAN):
             ask = await self.ask(call)
             match = self._pool.match(call.chain, ask.prompt_tokens)
-            decision: Plan = plan(ask, self._pool.snapshot(match), self._rng)
+            self.recent.append(Recent(ask, call.chain, call.trail))
+            decision: Plan = plan(ask, self._pool.snapshot(call.serving, match), self._rng)
         while True:
             call.trail.attempts += 1
             fault: LegFault | None = None
@@ -149,14 +171,14 @@ class Dispatcher:
     async def ask(self, call: Call) -> Ask:
         """What the policy needs to know; counts the prompt if the path depends on it."""
         request = call.request
-        classify = self._profile.spec.classify
+        classify = call.serving.classify
         bounds: TokenBounds | None = None
         if classify is not None and request.local_reason is None:
             began_s = self._clock.monotonic_s()
             bounds = await self._counting.bounds(
                 request,
                 classify.threshold_tokens,
-                within_s=call.left_s(began_s, self._deadlines.first_token_s),
+                within_s=call.left_s(began_s, call.serving.deadlines.first_token_s),
             )
             call.trail.count_s = self._clock.monotonic_s() - began_s
         call.trail.prompt_tokens = bounds
@@ -186,14 +208,15 @@ class Dispatcher:
         failed: set[WorkerId] = set()
         trail.path, trail.reason = "local", _PASSED_THROUGH
         error: BatonError | None = None
-        while len(failed) < self._profile.degrade.attempts:
+        serving = trail.serving
+        while len(failed) < serving.attempts:
             decision = plan_local(
-                ask, self._pool.snapshot(), self._rng, reason=_PASSED_THROUGH, avoid=failed
+                ask, self._pool.snapshot(serving), self._rng, reason=_PASSED_THROUGH, avoid=failed
             )
             if isinstance(decision, Refuse):
                 if error is not None:
                     break
-                self._refuse(decision, request.model)
+                self._refuse(decision, request.model, serving)
             worker = decision.worker
             trail.attempts += 1
             trail.decode = worker.id
@@ -215,7 +238,7 @@ class Dispatcher:
             trail.status = answer.status
             headers = [
                 ("content-type", answer.content_type),
-                *trail.headers(self._profile.name, self._profile.version, explain=False),
+                *trail.headers(explain=False),
             ]
             reply.reply(answer.status, headers, body)
             return
@@ -276,7 +299,8 @@ class Dispatcher:
             call.trail.attempts += 1
 
     def _next(self, fault: LegFault, ask: Ask, call: Call) -> Local | Handoff | Wait | Fail:
-        snapshot = self._pool.snapshot(self._pool.match(call.chain, ask.prompt_tokens))
+        match = self._pool.match(call.chain, ask.prompt_tokens)
+        snapshot = self._pool.snapshot(call.serving, match)
         attempt = call.trail.attempts
         # Those in doubt are left out too where that leaves somebody.
         for avoid in (call.failed.union(fault.doubted), call.failed):
@@ -300,7 +324,7 @@ class Dispatcher:
 
     async def _attempt(self, decision: Plan, call: Call) -> None:
         if isinstance(decision, Refuse):
-            self._refuse(decision, call.request.model)
+            self._refuse(decision, call.request.model, call.serving)
         trail = call.trail
         trail.reason = decision.reason
         trail.decider = decision.decider or trail.decider
@@ -308,7 +332,7 @@ class Dispatcher:
         trail.predicted = decision.predicted or trail.predicted
         if decision.lean is not None:
             self._pool.lean(decision.lean)
-        self._metrics.decided(decision.decider or "none", decision.reason)
+        self._metrics.decided(decision.decider or "none", decision.reason, call.serving.version)
         if isinstance(decision, Handoff):
             trail.path = "disaggregated"
             trail.prefill, trail.decode = decision.prefill.id, decision.decode.id
@@ -318,8 +342,9 @@ class Dispatcher:
             trail.prefill, trail.decode = None, decision.worker.id
             await self._local(decision, call)
 
-    def _refuse(self, decision: Refuse, model: str) -> NoReturn:
-        if decision.refusal is Refusal.UNKNOWN_MODEL and model != self._profile.served_name:
+    def _refuse(self, decision: Refuse, model: str, serving: Serving) -> NoReturn:
+        served_name = serving.profile.served_name
+        if decision.refusal is Refusal.UNKNOWN_MODEL and model != served_name:
             raise ModelNotFound(
                 f"The model {model!r} does not exist here; GET /v1/models lists those that do.",
                 param="model",
@@ -391,7 +416,7 @@ class Dispatcher:
         entry.prefill_sent()
         try:
             with (
-                self._pool.leg(prefill.id),
+                self._pool.leg(prefill.id, answering=False),
                 self._pool.prefilling_on(prefill.id, uncached) as ahead,
                 self._watches.over(prefill, task=call.task),
                 call.span.stage(Stage.PREFILL) as stage,
@@ -403,7 +428,7 @@ class Dispatcher:
                     request.endpoint,
                     prefill_body(request),
                     call.request_id,
-                    timeout_s=call.left_s(began_s, self._deadlines.prefill_s),
+                    timeout_s=call.left_s(began_s, call.serving.deadlines.prefill_s),
                     headers=stage.headers_for_worker(),
                 )
         except PeerFault as error:
@@ -429,7 +454,7 @@ class Dispatcher:
         entry.prefill_answered(
             prompt_tokens=offer.prompt_tokens,
             kv_bytes=offer.kv_bytes,
-            lease_s=self._profile.spec.transfer.lease_s,
+            lease_s=_lease_s(call.serving, prefill),
             unseen_s=self._unseen_s(),
         )
         return offer
@@ -453,3 +478,9 @@ class Dispatcher:
             error = WorkerFailed(f"prefill worker {prefill.id} answered {answer.status}")
         self._care.failed(prefill, error, call.request_id)
         raise LegFault(error, Reason.PREFILL_FAILED, failed=[prefill])
+
+
+def _lease_s(serving: Serving, prefill: WorkerRecord) -> float:
+    """How long an offer may be relied on: engines keep to what they were started with."""
+    lease_s = serving.profile.spec.transfer.lease_s
+    return lease_s if prefill.lease_s <= 0 else min(lease_s, prefill.lease_s)

@@ -61,25 +61,30 @@ class _Handler:
     def __init__(self, endpoint: Endpoint, state: RouterState) -> None:
         self._endpoint = endpoint
         self._state = state
-        spec = state.profile.spec
-        self._body_bytes = spec.limits.body_bytes
-        self._total_s = spec.deadlines.total_s
 
     async def serve(self, exchange: Exchange) -> None:
         """Answers one request; never raises but when cancelled."""
         state = self._state
-        trail = Trail(state.clock.monotonic_s())
         request_id = state.new_request_id()
+        client_id = exchange.header(b"x-request-id")
+        servings = state.servings
+        serving = servings.current
+        if servings.candidate is not None:
+            # By the client's own id where it has one: its retry is served by the same profile.
+            said = request_id if client_id is None else client_id.decode("latin-1")
+            serving = servings.pick(said)
+        serving.held += 1
+        trail = Trail(state.clock.monotonic_s(), serving)
         span = state.tracer.begin(exchange.headers, "POST", self._endpoint)
-        reply = _Reply(exchange, exchange.header(b"x-request-id"), request_id)
+        reply = _Reply(exchange, client_id, request_id)
         tenant: Tenant | None = None
         state.metrics.request_began()
         try:
             tenant = state.directory.tenant(
                 exchange.header(b"authorization"), exchange.header(b"x-api-key")
             )
-            log_context.set(LogContext(request_id, tenant.name, span.trace_id))
-            body = await exchange.body(self._body_bytes, _BODY_S)
+            log_context.set(LogContext(request_id, tenant.name, span.trace_id, serving.version))
+            body = await exchange.body(serving.body_bytes, _BODY_S)
             trail.began_s = state.clock.monotonic_s()
             await self._answer(exchange, body, tenant, request_id, reply, trail, span)
         except ClientGone:
@@ -109,11 +114,12 @@ class _Handler:
     ) -> None:
         raise NotImplementedError
 
-    def _deadline_s(self, exchange: Exchange, now_s: float) -> tuple[float, bool]:
+    def _deadline_s(self, exchange: Exchange, trail: Trail) -> tuple[float, bool]:
         """The request's last moment, and whether the client named it."""
+        now_s, total_s = trail.began_s, trail.serving.total_s
         given = exchange.header(b"x-baton-timeout-s")
         if given is None:
-            return now_s + self._total_s, False
+            return now_s + total_s, False
         timeout_s = math.nan
         with contextlib.suppress(ValueError):
             timeout_s = float(given)
@@ -122,7 +128,7 @@ class _Handler:
                 "the header x-baton-timeout-s must be a number of seconds above 0",
                 param="x-baton-timeout-s",
             )
-        return now_s + min(timeout_s, self._total_s), timeout_s < self._total_s
+        return now_s + min(timeout_s, total_s), timeout_s < total_s
 
     def _fail(self, error: BatonError, reply: _Reply, trail: Trail) -> None:
         trail.error = trail.error or error.message
@@ -132,10 +138,9 @@ class _Handler:
             reply.cut()
             return
         trail.status = error.status
-        profile = self._state.profile
         headers = [
             ("content-type", "application/json"),
-            *trail.headers(profile.name, profile.version, explain=False),
+            *trail.headers(explain=False),
         ]
         if error.status in (429, 503):
             known_s = error.retry_after_s if isinstance(error, Overload) else None
@@ -159,10 +164,13 @@ class _Handler:
         duration_s = state.clock.monotonic_s() - trail.began_s
         prompt, output = trail.known_prompt_tokens, trail.output_tokens
         ttft_s = trail.ttft_s
+        serving = trail.serving
+        serving.held -= 1
         state.metrics.request_done(
             endpoint=self._endpoint,
             path=trail.path,
             reason=trail.reason,
+            profile_version=serving.version,
             status=status,
             duration_s=duration_s,
             ttft_s=ttft_s if trail.events else None,
@@ -171,6 +179,17 @@ class _Handler:
             uncached_tokens=trail.uncached_tokens,
             output_tokens=output or None,
         )
+        streamed_s = ttft_s if trail.events else None
+        if status < 400 or status >= 500:
+            # What the client ended, or got wrong, says nothing of the profile.
+            state.servings.done(
+                serving,
+                status=status,
+                broke_off=bool(trail.error),
+                ttft_s=streamed_s,
+                tpot_s=_tpot_s(duration_s, streamed_s, output),
+                duration_s=duration_s,
+            )
         predicted = trail.predicted
         if predicted is not None and ttft_s is not None and trail.events:
             said_s = predicted.remote_s if trail.path == "disaggregated" else predicted.local_s
@@ -185,7 +204,7 @@ class _Handler:
                 output_tokens=output,
             )
         if span.recording:
-            span.set_all(trail.attributes(state.profile.name, state.profile.version, name))
+            span.set_all(trail.attributes(name))
         span.end(status, trail.error or None)
         access(
             request_id=request_id,
@@ -200,6 +219,7 @@ class _Handler:
             attempts=trail.attempts,
             tenant=name,
             trace_id=span.trace_id,
+            profile_version=serving.version,
             prefill=trail.prefill,
             decode=trail.decode,
         )
@@ -223,7 +243,7 @@ class _Generate(_Handler):
         if request.stripped:
             log.warning("%s: transfer parameters of the client's were dropped", request_id)
         require_model(tenant, request.model)
-        ends_s, limited = self._deadline_s(exchange, trail.began_s)
+        ends_s, limited = self._deadline_s(exchange, trail)
         tokens = estimate_tokens(len(body) // _BYTES_PER_TOKEN, request.max_new_tokens)
         base, adapter = state.pool.base_of(request.model)
         ticket = Ticket(
@@ -301,7 +321,7 @@ class _PassThrough(_Handler):
         state = self._state
         request = parse_passthrough(self._endpoint, body)
         require_model(tenant, request.model)
-        ends_s, _ = self._deadline_s(exchange, trail.began_s)
+        ends_s, _ = self._deadline_s(exchange, trail)
         with self._room, _Allowance(state, tenant, len(body) // _BYTES_PER_TOKEN) as allowance:
             reply.extra = allowance.headers
             await state.dispatcher.pass_through(request, request_id, reply, trail, ends_s)
@@ -398,6 +418,13 @@ class _Reply:
 
     def _all(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         return [*headers, *self.extra, ("x-request-id", self._id)]
+
+
+def _tpot_s(duration_s: float, ttft_s: float | None, output_tokens: int) -> float | None:
+    """Mean time of the tokens after the first; None where there is none."""
+    if ttft_s is None or output_tokens < 2:
+        return None
+    return (duration_s - ttft_s) / (output_tokens - 1)
 
 
 def _session(exchange: Exchange) -> str | None:

@@ -35,27 +35,28 @@ async def explain_request(state: RouterState, endpoint: Endpoint, body: bytes) -
     request = parse_request(endpoint, body)
     base, adapter = state.pool.base_of(request.model)
     now_s = state.clock.monotonic_s()
+    serving = state.servings.current
     call = Call(
         request=request,
         request_id=RequestId("baton-explain"),
         reply=_NoReply(),
-        trail=Trail(now_s),
-        ends_s=now_s + state.profile.spec.deadlines.total_s,
+        trail=Trail(now_s, serving),
+        ends_s=now_s + serving.total_s,
         session=session_of(request),
     )
     call.chain = state.chain_of(request, base, adapter)
     ask = await state.dispatcher.ask(call)
     match = state.pool.match(call.chain, ask.prompt_tokens)
     # Lots of its own: an explanation must not change what the next request draws.
-    told = explain(ask, state.pool.snapshot(match), random.Random())  # noqa: S311
-    classify = state.profile.spec.classify
+    told = explain(ask, state.pool.snapshot(serving, match), random.Random())  # noqa: S311
+    classify = serving.classify
     found: dict[str, Any] = msgspec.to_builtins(told)
     found["model"] = {"base": base, "adapter": adapter or None}
     found["local_reason"] = ask.local_reason
     found["stripped_transfer_params"] = request.stripped
     found["profile"] = {
-        "name": state.profile.name,
-        "version": state.profile.version,
+        "name": serving.name,
+        "version": serving.version,
         "decider": None if classify is None else str(classify.decider),
     }
     return found

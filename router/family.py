@@ -49,6 +49,9 @@ _VIEWS: dict[str, tuple[str, Merge]] = {
     "/queue": ("Who waits in this router", merge_queue),
     "/tenants": ("Tenants, their limits and what they use; no keys", merge_tenants),
     "/profile": ("The active profile, with every default", merge_any),
+    "/profiles": ("Profiles that can be switched to, and what is refused", merge_any),
+    "/switch": ("The active profile, the switch that is on, the routers", merge_any),
+    "/history": ("How the last switches ended", merge_any),
 }
 
 
@@ -229,6 +232,12 @@ def _view(family: Family, path: str, merge: Merge) -> Any:
 
 
 def _add_actions(admin: APIRouter, family: Family) -> None:
+    # What the processes agree on needs to be told to one of them.
+    async def tell_one(request: Request, path: str) -> Response:
+        body = await _body_of(request, _MAX_BODY_BYTES)
+        _, reply = await family.any(request.method, path, body)
+        return _response(reply)
+
     # To all: the store carries a cordon to everybody, but each one that is told knows it at once.
     @admin.post("/workers/{worker_id:path}/drain", summary="Drain a worker")
     async def drain(worker_id: str) -> Response:
@@ -241,6 +250,14 @@ def _add_actions(admin: APIRouter, family: Family) -> None:
     @admin.delete("/workers/{worker_id:path}/drain", summary="Take a drain back")
     async def undrain(worker_id: str) -> Response:
         return await family.merged("DELETE", _drain_path(worker_id), merge_drain)
+
+    @admin.put("/workers/{worker_id:path}/role", summary="Use a worker in another role")
+    async def assign(request: Request, worker_id: str) -> Response:
+        return await tell_one(request, f"/admin/workers/{quote(worker_id, safe='/')}/role")
+
+    @admin.delete("/workers/{worker_id:path}/role", summary="Use it in its own role again")
+    async def unassign(request: Request, worker_id: str) -> Response:
+        return await tell_one(request, f"/admin/workers/{quote(worker_id, safe='/')}/role")
 
     @admin.post("/pairs/{prefill}/{decode}/release", summary="Use a quarantined pair again")
     async def release(prefill: str, decode: str) -> Response:
@@ -256,6 +273,22 @@ def _add_actions(admin: APIRouter, family: Family) -> None:
         if reply.status != 200:
             return _response(reply)
         return JSONResponse(merge_any({number: msgspec.json.decode(reply.body)}))
+
+    @admin.get("/profiles/{name}", summary="One profile, with every default")
+    async def profile(request: Request, name: str) -> Response:
+        return await tell_one(request, f"/admin/profiles/{quote(name, safe='')}")
+
+    @admin.post("/switch", summary="Switch to another profile")
+    async def switch(request: Request) -> Response:
+        return await tell_one(request, "/admin/switch")
+
+    @admin.post("/switch/skip", summary="End the phase that a switch is in")
+    async def skip(request: Request) -> Response:
+        return await tell_one(request, "/admin/switch/skip")
+
+    @admin.post("/rollback", summary="Roll back the switch that is on, or go back")
+    async def rollback(request: Request) -> Response:
+        return await tell_one(request, "/admin/rollback")
 
     @admin.get("/processes", summary="The processes of this router")
     async def processes() -> dict[str, Any]:

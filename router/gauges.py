@@ -57,4 +57,24 @@ def connect_gauges(state: RouterState) -> None:
             ("skipped",): care.canary.counts.skipped,
         },
     )
+    metrics.pull(f.PROFILE_INFO.name, lambda: _profiles(state))
+    metrics.pull(f.SWITCH_PHASE.name, lambda: _phase(state))
+    metrics.pull(f.PROFILE_PROBLEMS.name, lambda: {(): len(state.conductor.proposals.problems)})
+    metrics.pull(f.TURNING.name, lambda: {(): len(pool.turning)})
+    metrics.pull(f.ROUTERS.name, lambda: {(): 1 + len(pool.others)})
+    metrics.pull(f.STORE_LOST.name, lambda: {(): int(pool.is_lost)})
     metrics.pull(f.LOOP_LAG.name, lambda: {(): state.lag.worst_s() if state.lag else 0.0})
+
+
+def _profiles(state: RouterState) -> dict[tuple[str, ...], float]:
+    servings = state.servings
+    current, candidate = servings.current, servings.candidate
+    found: dict[tuple[str, ...], float] = {(current.name, current.version, "active"): 1}
+    if candidate is not None:
+        found[candidate.name, candidate.version, "candidate"] = 1
+    return found
+
+
+def _phase(state: RouterState) -> dict[tuple[str, ...], float]:
+    switch = state.conductor.agreed.switch
+    return {} if switch is None else {(str(switch.phase),): 1}

@@ -1,7 +1,8 @@
 """The router's picture of the workers: the registry's records, its own legs, what it has learnt.
 
 Decisions are made on snapshots of it; it makes none itself. When the store is away the last
-picture is used on, since engines serve without a store.
+picture is used on, since engines serve without a store. There is one picture for each profile that
+serves, over the same counts.
 """
 
 from __future__ import annotations
@@ -9,40 +10,45 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
+
+import msgspec
 
 from baton.clock import Clock, until_beat_s
 from baton.errors import StoreUnavailable
-from baton.store import Store
-from baton.types import Role, WorkerId, WorkerRecord, WorkerState
+from baton.store import Look, Store
+from baton.types import Role, RouterId, RouterRecord, WorkerId, WorkerRecord, WorkerState
 from router.flow import UNKNOWN, Capacity
 from router.policy import (
+    Counts,
     Estimates,
-    Fleet,
     Handoff,
     Lean,
     PairBook,
     PrefixIndex,
     PrefixMatch,
-    RoutingRules,
     Slots,
     Snapshot,
     TokenBounds,
-    Traffic,
     compile_fleet,
 )
 from router.prefix import Chain, PrefixRouting
+from router.roles import Roles
+from router.serving import Serving, Servings
 
 _REFRESH_S = 0.5
 _LEARN_EVERY = 8
+_GRACE_S = 5.0
+"""After a store was away, or lost what it had: so long workers are kept that it does not know. All
+that live have told it by then."""
 _MOST_LEANINGS = 4096
 """One for each model and size of a prompt; far more than there are."""
 
 log = logging.getLogger("baton.router.pool")
 
-Listener = Callable[[Sequence[WorkerRecord]], None]
-"""Told of the records after each reading of the registry, changed or not."""
+Listener = Callable[[Look], None]
+"""Told of what was read after each reading of the store, changed or not."""
 
 
 class WorkerPool:
@@ -51,48 +57,59 @@ class WorkerPool:
     Args:
         store: the registry.
         clock: for what is measured.
-        rules: how the profile routes.
-        served_name: the model that the profile is about: known even while no worker serves it.
+        servings: the profiles, each with the picture of the workers under its rules.
+        counts: what is on the workers.
+        router_id: this router's own, whose record says nothing new.
         make_prefix: builds the prefix knowledge over the pool's index.
         blocked: workers whose breaker lets no request through, now.
+        stranded: by worker, bytes that this router knows to be held there for nobody.
     """
 
     def __init__(
         self,
         store: Store,
         clock: Clock,
-        rules: RoutingRules,
+        servings: Servings,
+        counts: Counts,
         *,
-        served_name: str,
         make_prefix: Callable[[PrefixIndex], PrefixRouting],
         max_prefix_blocks: int,
+        router_id: RouterId | None = None,
         blocked: Callable[[], Collection[WorkerId]] = frozenset,
+        stranded: Callable[[], Mapping[WorkerId, int]] = dict,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._rules = rules
-        self._served_name = served_name
+        self._servings = servings
+        self._counts = counts
+        self._router_id = router_id
         self._blocked = blocked
-        self._seen: Sequence[WorkerRecord] = ()
-        self._fleet: Fleet | None = None
+        self._stranded = stranded
+        self._look: Look | None = None
+        self._held: dict[WorkerId, WorkerRecord] = {}
+        self._held_until_s = 0.0
         self._records: dict[WorkerId, WorkerRecord] = {}
+        self._seated: dict[WorkerId, WorkerRecord] = {}
+        self._others: tuple[RouterRecord, ...] = ()
+        self._roles = Roles(self._has_work, clock.monotonic_s)
+        self._pairing: Serving | None = None
         self._cordoned: frozenset[WorkerId] = frozenset()
         self._blocked_seen: Collection[WorkerId] = frozenset()
         self._closed: frozenset[WorkerId] = frozenset()
         self._store_lost = False
         self._slots = Slots()
         self.pairs = PairBook(self._slots)
-        self.prefix = make_prefix(PrefixIndex(self._slots, max_entries=max_prefix_blocks))
+        self.index = PrefixIndex(self._slots, max_entries=max_prefix_blocks)
+        self.prefix = make_prefix(self.index)
         self.estimates = Estimates()
         self._bases: dict[str, tuple[str, str]] = {}
         self._tellers: dict[str, WorkerRecord | None] = {}
         self._measured = 0
         self._leaning: dict[tuple[str, int], bool] = {}
-        self._traffic = Traffic(compile_fleet((), rules, self._slots))
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> None:
-        """Has ``listener`` called after each reading of the registry."""
+        """Has ``listener`` called after each reading of the store."""
         self._listeners.append(listener)
 
     # --- looking ---
@@ -105,6 +122,45 @@ class WorkerPool:
         """What the worker said last, or None if it is not registered."""
         return self._records.get(worker_id)
 
+    def seated(self) -> Sequence[WorkerRecord]:
+        """All registered workers as the active profile uses them: in other roles than they said,
+        or not READY, where it does so."""
+        return list(self._seated.values())
+
+    def role_of(self, record: WorkerRecord) -> Role:
+        """What a worker is used for now."""
+        seated = self._seated.get(record.id)
+        return record.role if seated is None else seated.role
+
+    def pairing(self) -> Sequence[WorkerRecord]:
+        """The workers as the last profile with handoffs uses them, on their way between roles or
+        not: while another is active their pairs stay known, so that a switch back is quick."""
+        serving, look = self._pairing, self._look
+        if serving is None or look is None:
+            return self.seated()
+        found = []
+        for record in look.workers:
+            role = serving.pools.role_of(look.assigned.get(record.id, record.role))
+            if role is not None:
+                same = role is record.role
+                found.append(record if same else msgspec.structs.replace(record, role=role))
+        return found
+
+    @property
+    def others(self) -> tuple[RouterRecord, ...]:
+        """What other routers told last."""
+        return self._others
+
+    @property
+    def turning(self) -> frozenset[WorkerId]:
+        """Workers on their way from one kind of work to the other."""
+        return self._roles.turning
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the store is away."""
+        return self._store_lost
+
     def is_cordoned(self, worker_id: WorkerId) -> bool:
         """Whether an operator drains it."""
         return worker_id in self._cordoned
@@ -115,19 +171,19 @@ class WorkerPool:
 
     def legs(self, worker_id: WorkerId) -> int:
         """Legs that this router has open on the worker."""
-        return self._traffic.legs.get(worker_id, 0)
+        return self._counts.legs.get(worker_id, 0)
 
     def prefilling(self, worker_id: WorkerId) -> int:
         """Prompt tokens of this router's that the worker computes now."""
-        return self._traffic.prefilling.get(worker_id, 0)
+        return self._counts.prefilling.get(worker_id, 0)
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Workers by role and state."""
-        return Counter((record.role, record.state) for record in self._records.values())
+        return Counter((record.role, record.state) for record in self._seated.values())
 
     def ready_by_role(self) -> Counter[str]:
         """Usable workers by role."""
-        return Counter(r.role for r in self._records.values() if self.is_usable(r))
+        return Counter(r.role for r in self._seated.values() if self.is_usable(r))
 
     def base_of(self, model: str) -> tuple[str, str]:
         """The base model and the adapter that a name stands for; the adapter is empty for none."""
@@ -135,8 +191,8 @@ class WorkerPool:
 
     def capacity(self, model: str) -> Capacity:
         """How many requests the answering workers of a base model take at a time."""
-        slots, known, ready = 0, model == self._served_name, False
-        for record in self._records.values():
+        slots, known, ready = 0, model == self._servings.current.profile.served_name, False
+        for record in self._seated.values():
             if record.model != model or record.role is Role.PREFILL:
                 known = known or record.model == model
                 continue
@@ -156,7 +212,7 @@ class WorkerPool:
 
     def _find_teller(self, model: str) -> WorkerRecord | None:
         found: tuple[tuple[bool, int], WorkerRecord] | None = None
-        for record in self._records.values():
+        for record in self._seated.values():
             if not self.is_usable(record) or not _serves(record, model):
                 continue
             load = record.load.running + record.load.waiting
@@ -165,10 +221,10 @@ class WorkerPool:
                 found = (key, record)
         return None if found is None else found[1]
 
-    def snapshot(self, match: PrefixMatch | None = None) -> Snapshot:
+    def snapshot(self, serving: Serving, match: PrefixMatch | None = None) -> Snapshot:
         """The picture for one decision; nothing may be awaited before it is made."""
         return Snapshot(
-            self._traffic,
+            serving.traffic,
             self._no_traffic(),
             self.pairs,
             match,
@@ -193,13 +249,13 @@ class WorkerPool:
 
     # --- traffic ---
 
-    def leg(self, worker_id: WorkerId) -> _Leg:
+    def leg(self, worker_id: WorkerId, *, answering: bool = True) -> _Leg:
         """Counts one leg on the worker while open, whatever ends it."""
-        return _Leg(self._traffic, worker_id)
+        return _Leg(self._counts, worker_id, answering)
 
     def prefilling_on(self, worker_id: WorkerId, tokens: int) -> Prefilling:
         """Counts prompt tokens in prefill on the worker while open, or until ``over``."""
-        return Prefilling(self._traffic, worker_id, tokens)
+        return Prefilling(self._counts, worker_id, tokens)
 
     def lean(self, lean: Lean) -> None:
         """Remembers which way prompts of a size went."""
@@ -239,47 +295,132 @@ class WorkerPool:
         """Whether this measurement is taken: each one where costs decide, else one in eight, for
         the predictions in explanations."""
         self._measured += 1
-        return self._rules.decider == "cost" or self._measured % _LEARN_EVERY == 0
+        costs = self._servings.current.routing.decider == "cost"
+        return costs or self._measured % _LEARN_EVERY == 0
 
     # --- the registry ---
 
     async def refresh(self) -> None:
-        """Reads the registry once. A store that is away leaves the picture as it was."""
+        """Reads the store once. One that is away leaves the picture as it was."""
         try:
-            records = await self._store.workers()
-            cordoned = await self._store.cordoned()
+            look = await self._store.look()
         except StoreUnavailable as error:
             if not self._store_lost:
                 log.warning(
-                    "the registry is away, going on with %d workers known: %s",
+                    "the store is away, going on with %d workers known: %s",
                     len(self._records),
                     error.message,
                 )
             self._store_lost = True
             return
-        if self._store_lost:
-            log.info("the registry is back")
+        before = self._look
+        emptied = before is not None and look.state.revision < before.state.revision
+        if self._store_lost or emptied:
+            log.info("the store is back" if self._store_lost else "the store has lost what it had")
             self._store_lost = False
+            self._held = dict(self._records)
+            self._held_until_s = self._clock.monotonic_s() + _GRACE_S
+        if self._held:
+            look = self._with_held(look)
         self._tellers = {}
-        if records is not self._seen or cordoned is not self._cordoned:
-            self._take(records, cordoned)
+        if before is None or look.routers is not before.routers:
+            self._hear(look.routers)
+        if (
+            before is None
+            or look.workers is not before.workers
+            or look.cordoned is not before.cordoned
+            or look.assigned is not before.assigned
+            or self._roles.turning
+        ):
+            self._take(look)
+        else:
+            self._look = look
         for listener in self._listeners:
-            listener(records)
+            listener(look)
 
-    def _take(self, records: Sequence[WorkerRecord], cordoned: frozenset[WorkerId]) -> None:
+    def _with_held(self, look: Look) -> Look:
+        """With the workers of before that the store does not know again yet."""
+        known = {record.id for record in look.workers}
+        missed = [record for record in self._held.values() if record.id not in known]
+        if not missed or self._clock.monotonic_s() >= self._held_until_s:
+            self._held = {}
+            return look
+        workers = sorted((*look.workers, *missed), key=_by_id)
+        return msgspec.structs.replace(look, workers=tuple(workers))
+
+    def seen_by(self, serving: Serving) -> Sequence[WorkerRecord]:
+        """The workers as a profile may use them now."""
+        look = self._look
+        return () if look is None else self._roles.seen_by(serving, look.workers, look.assigned)
+
+    def picture(self, serving: Serving) -> None:
+        """Makes a picture for a profile that serves nobody: of the workers in the roles that it
+        would give them."""
+        look = self._look
+        if look is None:
+            return
+        roles = Roles(self._has_work, self._clock.monotonic_s)
+        roles.arrange(look.workers, look.assigned, [serving])
+        seen = roles.seen_by(serving, look.workers, look.assigned)
+        serving.traffic.refresh(compile_fleet(seen, serving.routing, self._slots))
+
+    def is_closed(self, worker_id: WorkerId) -> bool:
+        """Whether it gets nothing new: under a cordon, or behind a breaker."""
+        return worker_id in self._no_traffic()
+
+    def rearrange(self) -> None:
+        """The profiles that serve are others: the picture is made for them."""
+        if self._look is not None:
+            self._take(self._look)
+
+    def _take(self, look: Look) -> None:
+        records, cordoned = look.workers, look.cordoned
         self._note_changes(records, cordoned)
-        before, self._fleet = self._fleet, None
-        self._seen = ()
+        self._look = None
         self._records = {record.id: record for record in records}
         self._cordoned = cordoned
         self._blocked_seen = self._blocked()
         self._closed = cordoned.union(self._blocked_seen)
         self._bases = _bases(records)
-        fleet = compile_fleet(records, self._rules, self._slots, before)
-        self._traffic.refresh(fleet)
+        servings = self._servings
+        admitting = [s for s in (servings.candidate, servings.current) if s is not None]
+        for serving in admitting:
+            if serving.classify is not None:
+                self._pairing = serving
+                break
+        self._roles.arrange(records, look.assigned, admitting)
+        for serving in servings.all():
+            seen = self._roles.seen_by(serving, records, look.assigned)
+            if serving is servings.current:
+                self._seated = {record.id: record for record in seen}
+            traffic = serving.traffic
+            before = traffic.fleet if serving.settled else None
+            serving.settled = False
+            traffic.refresh(compile_fleet(seen, serving.routing, self._slots, before))
+            serving.settled = True
         self.prefix.follow(records)
         # Only now: what fails half-way is done again, and from nothing.
-        self._seen, self._fleet = records, fleet
+        self._look = look
+
+    def _hear(self, routers: tuple[RouterRecord, ...]) -> None:
+        """What other routers have on workers counts in ours."""
+        self._others = tuple(record for record in routers if record.id != self._router_id)
+        legs: dict[WorkerId, int] = {}
+        for record in self._others:
+            for held in (record.prefilling, record.answering):
+                for worker_id, count in held.items():
+                    legs[worker_id] = legs.get(worker_id, 0) + count
+        self._counts.tell_elsewhere(legs)
+
+    def _has_work(self, worker_id: WorkerId, prefilling: bool) -> bool:
+        answering = self._counts.answering.get(worker_id, 0)
+        if not prefilling:
+            return bool(answering or any(r.answering.get(worker_id) for r in self._others))
+        if self._counts.legs.get(worker_id, 0) > answering or self._stranded().get(worker_id):
+            return True
+        return any(
+            r.prefilling.get(worker_id) or r.stranded_bytes.get(worker_id) for r in self._others
+        )
 
     def _note_changes(self, records: Sequence[WorkerRecord], cordoned: frozenset[WorkerId]) -> None:
         for record in records:
@@ -315,6 +456,10 @@ def _bases(records: Sequence[WorkerRecord]) -> dict[str, tuple[str, str]]:
     return found | {record.model: (record.model, "") for record in records}
 
 
+def _by_id(record: WorkerRecord) -> str:
+    return record.id
+
+
 def _serves(record: WorkerRecord, model: str) -> bool:
     return record.model == model or any(a.name == model for a in record.adapters)
 
@@ -322,14 +467,15 @@ def _serves(record: WorkerRecord, model: str) -> bool:
 class _Leg:
     """One leg that is counted."""
 
-    __slots__ = ("_traffic", "_worker_id")
+    __slots__ = ("_answering", "_counts", "_worker_id")
 
-    def __init__(self, traffic: Traffic, worker_id: WorkerId) -> None:
-        self._traffic = traffic
+    def __init__(self, counts: Counts, worker_id: WorkerId, answering: bool) -> None:
+        self._counts = counts
         self._worker_id = worker_id
+        self._answering = answering
 
     def __enter__(self) -> None:
-        self._traffic.leg(self._worker_id, 1)
+        self._counts.leg(self._worker_id, 1, answering=self._answering)
 
     def __exit__(
         self,
@@ -337,7 +483,7 @@ class _Leg:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._traffic.leg(self._worker_id, -1)
+        self._counts.leg(self._worker_id, -1, answering=self._answering)
 
 
 class Prefilling:
@@ -347,24 +493,24 @@ class Prefilling:
         ahead: tokens that were in prefill there before.
     """
 
-    __slots__ = ("_tokens", "_traffic", "_worker_id", "ahead")
+    __slots__ = ("_counts", "_tokens", "_worker_id", "ahead")
 
-    def __init__(self, traffic: Traffic, worker_id: WorkerId, tokens: int) -> None:
-        self._traffic = traffic
+    def __init__(self, counts: Counts, worker_id: WorkerId, tokens: int) -> None:
+        self._counts = counts
         self._worker_id = worker_id
         self._tokens = tokens
         self.ahead = 0
 
     def __enter__(self) -> Prefilling:
-        self.ahead = self._traffic.prefilling.get(self._worker_id, 0)
+        self.ahead = self._counts.prefilling.get(self._worker_id, 0)
         if self._tokens:
-            self._traffic.prefill(self._worker_id, self._tokens)
+            self._counts.prefill(self._worker_id, self._tokens)
         return self
 
     def over(self) -> None:
         """The prompt is computed."""
         if self._tokens:
-            self._traffic.prefill(self._worker_id, -self._tokens)
+            self._counts.prefill(self._worker_id, -self._tokens)
             self._tokens = 0
 
     def __exit__(

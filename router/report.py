@@ -39,6 +39,8 @@ def _worker(state: RouterState, record: WorkerRecord, stranded_bytes: int) -> di
     breaker = state.care.breakers.state(record.id)
     return {
         "record": record,
+        "role": state.pool.role_of(record),
+        "turning": record.id in state.pool.turning,
         "legs": state.pool.legs(record.id),
         "suspect": record.id in state.care.breakers.blocked_ids,
         "breaker": breaker,

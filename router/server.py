@@ -10,6 +10,7 @@ from router.admin import build_admin_app
 from router.app import AskWhole, build_app
 from router.endpoint import routes
 from router.registry import registry_routes
+from router.serving import Serving
 from router.state import RouterSettings, RouterState
 from router.wire import HttpServer, WireLimits
 
@@ -36,24 +37,25 @@ class RouterServer:
     ) -> None:
         self.settings = settings
         self.state = RouterState(settings, clock=clock)
-        limits = settings.profile.spec.limits
-        write_s = settings.profile.spec.deadlines.idle_s
+        serving = self.state.servings.current
         self.public = HttpServer(
             {**routes(self.state), **registry_routes(self.state)},
             build_app(self.state, whole),
-            WireLimits(
-                header_bytes=limits.header_bytes, connections=limits.connections, write_s=write_s
-            ),
+            _public_limits(serving),
         )
+        self.state.on_profile.append(self._follow)
         self.admin = (
             HttpServer(
                 {},
                 build_admin_app(self.state, settings.admin_token),
-                WireLimits(connections=_ADMIN_CONNECTIONS, write_s=write_s),
+                WireLimits(connections=_ADMIN_CONNECTIONS, write_s=serving.deadlines.idle_s),
             )
             if settings.admin_token
             else None
         )
+
+    def _follow(self, serving: Serving) -> None:
+        self.public.limits = _public_limits(serving)
 
     @property
     def url(self) -> str:
@@ -106,3 +108,12 @@ class RouterServer:
         if self.admin is not None:
             await self.admin.kill()
         await self.state.close()
+
+
+def _public_limits(serving: Serving) -> WireLimits:
+    """What the public port takes on under a profile."""
+    return WireLimits(
+        header_bytes=serving.limits.header_bytes,
+        connections=serving.limits.connections,
+        write_s=serving.deadlines.idle_s,
+    )

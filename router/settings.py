@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from profiles import ServingProfile, Transport
@@ -25,6 +26,9 @@ class RouterSettings:
         tenants: a tenants file, or a Redis URL; None for an open router.
         otlp_endpoint: where traces go; None for nowhere.
         trace_ratio: share of requests traced where the client does not say.
+        profiles: where further profiles come from, and which of them is to be active; None for
+            nowhere (``profiles.sources.open_source``).
+        adapt: what this router makes of each profile it comes to know, as of ``profile``.
         share: this process's part of limits that several processes share, above 0 up to 1.
     """
 
@@ -35,6 +39,8 @@ class RouterSettings:
     tenants: str | None = None
     otlp_endpoint: str | None = None
     trace_ratio: float = 0.0
+    profiles: str | None = None
+    adapt: Callable[[ServingProfile], ServingProfile] | None = None
     share: float = 1.0
 
 

@@ -59,6 +59,11 @@ class Watches:
         self._pulling_silent_s = pulling_silent_s
         self._open: dict[int, Watch] = {}
 
+    def follow(self, *, silent_s: float, pulling_silent_s: float) -> None:
+        """Other bounds from now on, for waits that are open as well."""
+        self._silent_s = silent_s
+        self._pulling_silent_s = pulling_silent_s
+
     def over(
         self,
         answering: WorkerRecord,

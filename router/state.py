@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import random
 import secrets
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable
 from typing import Any
 
 from baton.clock import Clock, SystemClock, until_beat_s
-from baton.store import Store, open_store
-from baton.types import EngineId, RequestId, Role, WorkerId, WorkerRecord
-from profiles import PrefixKnowledge
+from baton.store import Look, Store, open_store
+from baton.types import EngineId, RequestId, Role, RouterId, WorkerId
+from profiles import PrefixKnowledge, ServingProfile
 from router.aftercare import Aftercare
 from router.answer import Answerer
 from router.api import GenerateRequest, prompt_bytes_of
@@ -24,11 +26,13 @@ from router.flow import Gate
 from router.gauges import connect_gauges
 from router.ledger import Ledger
 from router.observe import LoopLag, RouterMetrics, make_tracer, tracing_settings
-from router.policy import PrefixIndex
+from router.policy import Counts, PrefixIndex
 from router.pool import WorkerPool
 from router.prefix import Chain, PrefixRouting, open_feed
-from router.settings import RouterSettings, care_rules, flow_rules, routing_rules
+from router.serving import Serving, Servings
+from router.settings import RouterSettings
 from router.stall import Watches
+from router.switching import Conductor
 from router.tenants import Directory, Limits, open_source
 from router.wire import Upstream
 
@@ -47,30 +51,32 @@ class RouterState:
 
     def __init__(self, settings: RouterSettings, *, clock: Clock | None = None) -> None:
         self.settings = settings
-        self.profile = profile = settings.profile
+        profile = settings.profile
         self.clock = clock or SystemClock()
         self.stopping = False
+        self.router_id = RouterId(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
         spec = profile.spec
         rng = random.Random()  # noqa: S311 (lots between workers, samples, jitter)
         self.metrics = RouterMetrics()
-        self.metrics.profile(profile.name, profile.version)
         self.tracer = make_tracer(
             tracing_settings({}, settings.otlp_endpoint, settings.trace_ratio)
         )
         self.lag: LoopLag | None = None
         self.store: Store = open_store(settings.store_url, self.clock)
-        self.limits = Limits(settings.share)
+        self.limits = Limits()
         source = None if settings.tenants is None else open_source(settings.tenants, self.clock)
         self.directory = Directory(
             source,
             self.clock,
             on_change=lambda tenants: self.limits.configure(tenants, self.clock.monotonic_s()),
         )
+        self.counts = Counts()
+        self.servings = Servings(Serving(profile, settings.share, self.counts))
         self.upstream = Upstream(settings.token, connect_s=spec.deadlines.connect_s)
         self.ledger = Ledger(self.clock, self.metrics)
         self.care = Care(
             self.upstream,
-            care_rules(profile),
+            self.servings.current.care,
             self.clock,
             rng,
             on_view=lambda prefill, decode, view: self.pool.pairs.put(prefill, decode, view),
@@ -78,33 +84,27 @@ class RouterState:
         self.pool = WorkerPool(
             self.store,
             self.clock,
-            routing_rules(profile),
-            served_name=profile.served_name,
+            self.servings,
+            self.counts,
+            router_id=self.router_id,
             make_prefix=self._make_prefix,
             max_prefix_blocks=spec.routing.prefix_blocks,
             blocked=lambda: self.care.breakers.blocked_ids,
+            stranded=self.ledger.stranded_bytes,
         )
         self.gate = Gate(
-            flow_rules(profile, settings.share),
+            self.servings.current.flow,
             self.pool.capacity,
             self.clock,
             share=settings.share,
         )
-        silent_s = min(_LONGEST_SILENCE_S, spec.deadlines.idle_s)
-        self.watches = Watches(
-            self.pool,
-            self.clock,
-            silent_s=silent_s,
-            pulling_silent_s=min(silent_s, spec.transfer.lease_s * _PULLING_SILENCE),
-        )
+        self.watches = Watches(self.pool, self.clock, **_silences(profile))
         self.aftercare = Aftercare(self.care, self.ledger, self.gate.kick)
         self.counting = Counting(self.upstream, self.pool, self.metrics, self.clock)
         self.dispatcher = Dispatcher(
-            profile=profile,
             pool=self.pool,
             upstream=self.upstream,
             answerer=Answerer(
-                profile=profile,
                 upstream=self.upstream,
                 watches=self.watches,
                 verdicts=self.aftercare,
@@ -125,8 +125,16 @@ class RouterState:
         self._ids = itertools.count(1)
         self._engines: dict[WorkerId, EngineId] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_profile: list[Callable[[Serving], None]] = []
         self.pool.listen(self._note_workers)
+        self.conductor = Conductor(self)
+        self.pool.listen(self.conductor.hear)
         connect_gauges(self)
+
+    @property
+    def profile(self) -> ServingProfile:
+        """The active one."""
+        return self.servings.current.profile
 
     def _make_prefix(self, index: PrefixIndex) -> PrefixRouting:
         routing = self.profile.spec.routing
@@ -139,10 +147,40 @@ class RouterState:
             feed=open_feed(index) if exact else None,
         )
 
+    def arrange(self, current: Serving, candidate: Serving | None) -> None:
+        """From now on requests that come in are served by these. Those in flight end under the
+        profile that they came in under. Nothing is awaited here: no request sees half of it."""
+        before = self.servings.current
+        self.servings.arrange(current, candidate)
+        self.pool.rearrange()
+        handing_over = current if current.classify is not None else candidate
+        if handing_over is not None and handing_over.classify is not None:
+            # While another profile is active the pairs stay as they were checked for this one.
+            self.care.follow(handing_over.care)
+        self.care.update(self.pool.pairing())
+        if current is before:
+            return
+        self.gate.follow(current.flow)
+        self.watches.follow(**_silences(current.profile))
+        self.upstream.connect_s = current.deadlines.connect_s
+        for listener in self.on_profile:
+            listener(current)
+
+    async def follow_prefix(self) -> None:
+        """Has the prefix knowledge be what the active profile says."""
+        old, spec = self.pool.prefix, self.profile.spec
+        new = (spec.routing.prefix, spec.transfer.block_size)
+        if (old.knowledge, old.block_size) == new:
+            return
+        self.pool.prefix = self._make_prefix(self.pool.index)
+        self.pool.rearrange()
+        await old.close()
+
     async def start(self) -> None:
         """Reads the registry once, then keeps it and the ledger up to date."""
         await self.directory.start()
         await self.pool.refresh()
+        await self.conductor.start()
         self.care.start()
         self.lag = LoopLag(asyncio.get_running_loop())
         self.lag.start()
@@ -150,6 +188,7 @@ class RouterState:
             (self.pool.keep_fresh(), "pool"),
             (self.directory.keep_fresh(), "tenants"),
             (self._housekeeping(), "housekeeping"),
+            (self.conductor.run(), "conductor"),
         ):
             self._tasks.add(asyncio.create_task(work, name=name))
 
@@ -162,6 +201,7 @@ class RouterState:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.lag is not None:
             self.lag.stop()
+        await self.conductor.close()
         await self.care.close()
         await self.pool.prefix.close()
         await self.upstream.close()
@@ -216,13 +256,14 @@ class RouterState:
 
     # --- what goes on beside requests ---
 
-    def _note_workers(self, records: Sequence[WorkerRecord]) -> None:
-        for record in records:
+    def _note_workers(self, look: Look) -> None:
+        for record in look.workers:
             before = self._engines.get(record.id)
             if before is not None and before != record.engine_id:
                 self.ledger.restarted(record.id)
-        self._engines = {record.id: record.engine_id for record in records}
-        self.care.update(records)
+        self._engines = {record.id: record.engine_id for record in look.workers}
+        self.limits.hear(self.pool.others, self.clock.monotonic_s())
+        self.care.update(self.pool.pairing())
         self.gate.kick()
         self.watches.look()
 
@@ -231,11 +272,19 @@ class RouterState:
         while True:
             try:
                 self.ledger.sweep()
+                self.servings.sweep()
                 await self.counting.prepare()
             except Exception:
                 # A fault here must not end the loop that frees what the ledger holds.
                 log.exception("housekeeping failed")
             await asyncio.sleep(until_beat_s(loop.time(), _HOUSEKEEPING_S))
+
+
+def _silences(profile: ServingProfile) -> dict[str, float]:
+    """How long a silent engine is waited for; see ``Watches``."""
+    silent_s = min(_LONGEST_SILENCE_S, profile.spec.deadlines.idle_s)
+    pulling_s = min(silent_s, profile.spec.transfer.lease_s * _PULLING_SILENCE)
+    return {"silent_s": silent_s, "pulling_silent_s": pulling_s}
 
 
 __all__ = ["RouterSettings", "RouterState"]

@@ -110,7 +110,7 @@ class Canary:
     ) -> None:
         self.counts = CanaryCounts()
         self._asker = asker
-        self._rules = rules
+        self.rules = rules
         self._clock = clock
         self._rng = rng
         self._quarantine = quarantine
@@ -120,7 +120,7 @@ class Canary:
     def drawn(self) -> bool:
         """Draws whether the next finished request is one to check; before anything is put together
         for it."""
-        rate = self._rules.canary_rate
+        rate = self.rules.canary_rate
         return rate > 0 and self._rng.random() < rate
 
     def replay(self, finished: Finished) -> bool:
@@ -140,7 +140,7 @@ class Canary:
     def _fit(self, finished: Finished) -> bool:
         return (
             finished.path in ASK_LOGPROBS
-            and finished.prompt_tokens <= self._rules.canary_prompt_tokens
+            and finished.prompt_tokens <= self.rules.canary_prompt_tokens
             and finished.body.get("temperature") == 0
             and not finished.body.get("use_beam_search")
             and (finished.body.get("n") or 1) == 1

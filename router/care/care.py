@@ -53,6 +53,11 @@ class Care:
         """Begins to check pairs."""
         self.pairs.start()
 
+    def follow(self, rules: CareRules) -> None:
+        """The rules of another profile, from now on."""
+        self.rules = self.canary.rules = rules
+        self.pairs.follow(rules)
+
     def update(self, records: Sequence[WorkerRecord]) -> None:
         """Takes over what the registry says; after each refresh, also when nothing changed. A
         pair book that is told of views has to know the workers before."""

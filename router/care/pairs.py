@@ -208,6 +208,20 @@ class Pairs:
             if silent and not check.expired():
                 check.reschedule(asyncio.get_running_loop().time())
 
+    def follow(self, rules: CareRules) -> None:
+        """Other rules from now on. Where they ask for something else of a pair, all are looked at
+        anew, and checked anew where rules want that."""
+        before, self._rules = self._rules, rules
+        if _asked_of_pairs(before) == _asked_of_pairs(rules):
+            return
+        ends = [(self._workers.get(p), self._workers.get(d)) for p, d in self._pairs]
+        self._pairs.clear()
+        self._views.clear()
+        self._due.clear()
+        for prefill, decode in ends:
+            if prefill is not None and decode is not None:
+                self._add(prefill, decode)
+
     def start(self) -> None:
         """Begins to check, in the background."""
         for number in range(CHECKS_AT_A_TIME):
@@ -399,3 +413,13 @@ class Pairs:
         self._enter(key, pair, state, reason)
         if self._pairs.get(key) is pair:
             self._check_in(pause_s, key, pair)
+
+
+def _asked_of_pairs(rules: CareRules) -> object:
+    """The part of the rules that says which pairs are good."""
+    return (
+        rules.warm_pairs,
+        rules.require_checked,
+        rules.floor_bytes_per_s,
+        rules.require_rdma,
+    )

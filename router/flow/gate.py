@@ -278,6 +278,12 @@ class Gate:
                 self._pump(model)
         self._arm()
 
+    def follow(self, rules: FlowRules) -> None:
+        """Other bounds from now on. Who waits already keeps the time that it was given."""
+        self.rules = rules
+        self._queue.bound = rules.queue
+        self.kick()
+
     def close(self) -> None:
         """Turns away all that wait, and whatever comes later; passes stay good."""
         self._closed = True

@@ -23,11 +23,12 @@ class FairQueue:
         bound: most requests that may wait.
 
     Attributes:
+        bound: most requests that may wait; lowering it sends nobody away.
         count: how many wait; only read it.
     """
 
     def __init__(self, bound: int) -> None:
-        self._bound = bound
+        self.bound = bound
         self._lanes: dict[str, Lane] = {}
         self.count = 0
         self._seq = 0
@@ -56,7 +57,7 @@ class FairQueue:
             None if there was room; otherwise who is out of the queue: a victim that made room,
             or ``item`` itself.
         """
-        limit = self._bound if bound is None else min(bound, self._bound)
+        limit = self.bound if bound is None else min(bound, self.bound)
         victim: Waiting | None = None
         if self.count >= limit:
             victim = self._victim(item.account)

@@ -27,6 +27,7 @@ def access(
     attempts: int = 0,
     tenant: str | None = None,
     trace_id: str | None = None,
+    profile_version: str | None = None,
     prefill: str | None = None,
     decode: str | None = None,
 ) -> None:
@@ -47,6 +48,7 @@ def access(
             "request_id": request_id,
             "tenant": tenant,
             "trace_id": trace_id,
+            "profile_version": profile_version,
             "fields": {
                 "endpoint": endpoint,
                 "path": path or None,

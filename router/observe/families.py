@@ -47,14 +47,15 @@ REQUESTS = Family(
     "baton_requests_total",
     _C,
     "Requests by endpoint, path taken, reason and status sent; 499 is a client that left.",
-    ("endpoint", "path", "reason", "status"),
-    open_labels=_open("reason"),
+    ("endpoint", "path", "reason", "status", "profile_version"),
+    open_labels=_open("reason", "profile_version"),
 )
 DURATION = Family(
     "baton_request_duration_seconds",
     _H,
     "From the request's last byte to the answer's last byte.",
-    ("endpoint", "path"),
+    ("endpoint", "path", "profile_version"),
+    open_labels=_open("profile_version"),
     buckets=_DURATION_S,
 )
 IN_FLIGHT = Family("baton_requests_in_flight", _G, "Requests being served.")
@@ -71,14 +72,16 @@ TTFT = Family(
     "baton_time_to_first_content_seconds",
     _H,
     "From the request's last byte to the first content sent on; streams only.",
-    ("path",),
+    ("path", "profile_version"),
+    open_labels=_open("profile_version"),
     buckets=_TTFT_S,
 )
 ITL = Family(
     "baton_inter_token_seconds",
     _H,
     "Gap between two content events of a stream as they are passed on (inter-token latency).",
-    ("path",),
+    ("path", "profile_version"),
+    open_labels=_open("profile_version"),
     buckets=ITL_BOUNDS_S,
 )
 TPOT = Family(
@@ -86,7 +89,8 @@ TPOT = Family(
     _H,
     "Of a stream with two tokens or more: first to last content, divided by the tokens after the"
     " first.",
-    ("path",),
+    ("path", "profile_version"),
+    open_labels=_open("profile_version"),
     buckets=_TPOT_S,
 )
 QUEUE = Family(
@@ -140,8 +144,8 @@ DECISIONS = Family(
     "baton_decisions_total",
     _C,
     "Decisions between local and disaggregated, by decider and reason.",
-    ("decider", "reason"),
-    open_labels=_open("decider", "reason"),
+    ("decider", "reason", "profile_version"),
+    open_labels=_open("decider", "reason", "profile_version"),
 )
 PREDICTION_ERROR = Family(
     "baton_predicted_ttft_error_ratio",
@@ -264,8 +268,47 @@ WORKERS = Family(
 PROFILE_INFO = Family(
     "baton_profile_info",
     _G,
-    "1, with name and version of the active profile.",
-    ("name", "version"),
+    "1, with name and version of the active profile, and of one that a canary tries.",
+    ("name", "version", "state"),
+    merge=Merge.MAX,
+)
+SWITCHES = Family(
+    "baton_profile_switches_total",
+    _C,
+    "Switches of the profile that this router has seen end; outcome is committed, rolled_back or"
+    " refused.",
+    ("outcome",),
+    merge=Merge.MAX,
+)
+SWITCH_PHASE = Family(
+    "baton_profile_switch_phase",
+    _G,
+    "1 for the phase that a switch of the profile is in: prepare, shadow or canary.",
+    ("phase",),
+    merge=Merge.MAX,
+)
+PROFILE_PROBLEMS = Family(
+    "baton_profile_source_problems",
+    _G,
+    "Profiles, or other parts of their source, that are refused now; /admin/profiles says why.",
+    merge=Merge.MAX,
+)
+TURNING = Family(
+    "baton_workers_turning",
+    _G,
+    "Workers that change between prefilling and answering and end their old work.",
+    merge=Merge.MAX,
+)
+ROUTERS = Family(
+    "baton_routers",
+    _G,
+    "Router processes that share the store, this one included.",
+    merge=Merge.MAX,
+)
+STORE_LOST = Family(
+    "baton_store_lost",
+    _G,
+    "1 while the state store does not answer and the router goes on with what it read last.",
     merge=Merge.MAX,
 )
 BUILD_INFO = Family(
@@ -294,7 +337,8 @@ ALL: tuple[Family, ...] = (
     *(PAIR_STATE, PAIR_BANDWIDTH, CANARY),
     *(BREAKER_STATE, LEG_FAILURES),
     *(QUEUE_DEPTH, SHED, TENANT_REQUESTS, TENANT_TOKENS),
-    *(WORKERS, PROFILE_INFO, BUILD_INFO, LOOP_LAG, OVERFLOW),
+    *(WORKERS, TURNING, PROFILE_INFO, SWITCHES, SWITCH_PHASE, PROFILE_PROBLEMS),
+    *(ROUTERS, STORE_LOST, BUILD_INFO, LOOP_LAG, OVERFLOW),
 )
 """In the order of the documentation and of the page."""
 

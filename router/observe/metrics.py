@@ -41,6 +41,7 @@ _FIRST: Final = (
     (f.HANDOFFS, ("done", "failed", "expired", "aborted")),
     (f.RECLAIMED, ("released", "lease")),
     (f.CANARY, ("ok", "mismatched", "unknown")),
+    (f.SWITCHES, ("committed", "rolled_back", "refused")),
     (f.SHED, ("full", "shed", "expired", "deadline", "no_worker")),
 )
 """Series shown with 0 from the start: a rate over a counter misses the event that makes it."""
@@ -148,6 +149,7 @@ class RouterMetrics:
         self.shed = self._counter(f.SHED)
         self.tenant_requests = self._counter(f.TENANT_REQUESTS)
         self.tenant_tokens = self._counter(f.TENANT_TOKENS)
+        self.switches = self._counter(f.SWITCHES)
         self.in_flight = 0
         self.handoffs_open = 0
         for family in f.ALL:
@@ -186,6 +188,7 @@ class RouterMetrics:
         endpoint: str,
         path: str,
         reason: str,
+        profile_version: str,
         status: int,
         duration_s: float,
         ttft_s: float | None = None,
@@ -200,6 +203,7 @@ class RouterMetrics:
             endpoint: the route, such as ``/v1/completions``; never the client's own text.
             path: ``disaggregated`` or ``local``; empty where it was turned away before.
             reason: why that path, or why it was turned away.
+            profile_version: of the profile that it was served under.
             status: as sent; 499 for a client that left.
             duration_s: from the request's last byte to the answer's last.
             ttft_s: to the first content sent on; of streams.
@@ -209,10 +213,11 @@ class RouterMetrics:
             output_tokens: from the answer's usage.
         """
         self.in_flight -= 1
-        self.requests.add((endpoint, path, reason, _STATUS.get(status) or str(status)))
-        self.duration.observe((endpoint, path), duration_s)
+        told = _STATUS.get(status) or str(status)
+        self.requests.add((endpoint, path, reason, told, profile_version))
+        self.duration.observe((endpoint, path, profile_version), duration_s)
         if ttft_s is not None:
-            self.ttft.observe((path,), ttft_s)
+            self.ttft.observe((path, profile_version), ttft_s)
         if attempts:
             self.attempts.observe((), attempts)
         if prompt_tokens is not None:
@@ -222,17 +227,20 @@ class RouterMetrics:
         if output_tokens is not None:
             self.output_tokens.observe((), output_tokens)
 
-    def stream_done(self, path: str, itl: ItlRecorder, output_tokens: int | None = None) -> None:
+    def stream_done(
+        self, path: str, profile_version: str, itl: ItlRecorder, output_tokens: int | None = None
+    ) -> None:
         """A stream ended: its gaps, and its time per token where the tokens are known."""
         gaps = itl.gaps
         if gaps:
-            self.itl.merge((path,), gaps, itl.span_s)
+            self.itl.merge((path, profile_version), gaps, itl.span_s)
             if output_tokens is not None and output_tokens > 1:
-                self.tpot.observe((path,), itl.span_s / (output_tokens - 1))
+                tpot_s = itl.span_s / (output_tokens - 1)
+                self.tpot.observe((path, profile_version), tpot_s)
 
-    def decided(self, decider: str, reason: str) -> None:
+    def decided(self, decider: str, reason: str, profile_version: str) -> None:
         """A decider chose between local and disaggregated."""
-        self.decisions.add((decider, reason))
+        self.decisions.add((decider, reason, profile_version))
 
     def predicted(self, path: str, predicted_s: float, measured_s: float) -> None:
         """A predicted time to first content and what came of it; nothing where one is no time."""
@@ -293,10 +301,6 @@ class RouterMetrics:
         if not isinstance(pulled, Pulled):
             pulled = self._instruments[name] = Pulled(family, self._overflowed)
         pulled.read_from(read)
-
-    def profile(self, name: str, version: str) -> None:
-        """The active profile."""
-        self.pull(f.PROFILE_INFO.name, lambda: {(name, version): 1})
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for an ``Accept`` that names it, else

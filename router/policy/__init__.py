@@ -21,7 +21,7 @@ from router.policy.pickers import PICKERS
 from router.policy.plan import avoiding, plan, plan_again, plan_local
 from router.policy.prefix import PrefixIndex, PrefixMatch
 from router.policy.rules import DEFAULT_SCORERS, DEGRADE_STEPS, RoutingRules
-from router.policy.scorers import SCORERS
+from router.policy.scorers import SCORERS, stable_hash
 from router.policy.slots import Slots
 from router.policy.snapshot import Snapshot
 from router.policy.terms import (
@@ -40,7 +40,7 @@ from router.policy.terms import (
     Wait,
     WorkerView,
 )
-from router.policy.traffic import Traffic
+from router.policy.traffic import Counts, Traffic
 
 __all__ = [
     "DECIDERS",
@@ -49,6 +49,7 @@ __all__ = [
     "PICKERS",
     "SCORERS",
     "Ask",
+    "Counts",
     "Estimates",
     "Explanation",
     "Fail",
@@ -83,4 +84,5 @@ __all__ = [
     "plan",
     "plan_again",
     "plan_local",
+    "stable_hash",
 ]

@@ -146,8 +146,8 @@ def _verdict(query: Query, slot: int) -> WorkerVerdict:
         scores=scores,
         total=sum(query.fleet.weights[name] * score for name, score in scores.items()),
         cached_tokens=query.cached(slot),
-        in_flight=query.snapshot.traffic.legs.get(record.id, 0),
-        prefilling_tokens=query.snapshot.traffic.prefilling.get(record.id, 0),
+        in_flight=query.snapshot.traffic.counts.on(record.id),
+        prefilling_tokens=query.snapshot.traffic.counts.prefilling.get(record.id, 0),
     )
 
 

@@ -145,8 +145,8 @@ class Query:
 
     def scores(self, slot: int, among: int) -> dict[str, float]:
         """What each scorer says of one worker among candidates. For explanations: slow."""
-        record, traffic = self.fleet.records[slot], self.snapshot.traffic
-        legs, tokens = traffic.legs.get(record.id, 0), traffic.prefilling.get(record.id, 0)
+        record, counts = self.fleet.records[slot], self.snapshot.traffic.counts
+        legs, tokens = counts.on(record.id), counts.prefilling.get(record.id, 0)
         told = dict.fromkeys(self.fleet.weights, 0.0)
         for name in told:
             scorer = SCORERS[name]
@@ -270,9 +270,9 @@ class Query:
         tokens = self.uncached(slot)
         if line is None or tokens is None:
             return _NOTHING
-        queue_s = line.slope_s * snapshot.traffic.prefilling.get(worker.id, 0)
+        queue_s = line.slope_s * snapshot.traffic.counts.prefilling.get(worker.id, 0)
         # Requests of other routers wait there too; of those only the number is known.
-        others = worker.load.waiting - snapshot.traffic.legs.get(worker.id, 0)
+        others = worker.load.waiting - snapshot.traffic.counts.legs.get(worker.id, 0)
         if others > 0:
             queue_s += others * line.mean_s
         return queue_s, line.at(tokens)

@@ -14,7 +14,7 @@ from router.policy.pairs import PairBook
 from router.policy.prefix import PrefixMatch
 from router.policy.rules import RoutingRules
 from router.policy.terms import WorkerView
-from router.policy.traffic import Traffic
+from router.policy.traffic import Counts, Traffic
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         return cls(
             Traffic(
                 compile_fleet((view.record for view in views), rules),
-                {view.record.id: view.in_flight for view in views if view.in_flight},
+                Counts({view.record.id: view.in_flight for view in views if view.in_flight}),
             ),
             closed=frozenset(view.record.id for view in views if view.suspect),
             **more,

@@ -79,7 +79,7 @@ class PrefixRouting:
         self.knowledge = knowledge
         self._index = index
         self._prompt_bytes = prompt_bytes
-        self._block_size = block_size
+        self.block_size = block_size
         self._feed = feed if knowledge is PrefixKnowledge.EXACT else None
         self._piece_bytes = piece_bytes
 
@@ -113,7 +113,7 @@ class PrefixRouting:
             return text_chain(seed, self._prompt_bytes(request), piece_bytes=self._piece_bytes)
         if token_ids is None:
             return ()
-        return request_chain(seed, token_ids, block_size=self._block_size)
+        return request_chain(seed, token_ids, block_size=self.block_size)
 
     def match(self, chain: Chain, prompt_tokens: int | None = None) -> PrefixMatch:
         """Who has how many leading blocks of the chain.
@@ -146,7 +146,7 @@ class PrefixRouting:
 
     def _block_tokens(self, pieces: int, prompt_tokens: int | None) -> int:
         if self.knowledge is PrefixKnowledge.EXACT:
-            return self._block_size
+            return self.block_size
         usual = self._piece_bytes // TOKEN_BYTES
         if prompt_tokens is None:
             return usual

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from baton.clock import Clock, until_beat_s
 from baton.errors import BatonError, NotAllowed, SettingsError, StoreUnavailable
+from baton.store import is_redis_url
 from router.tenants.keys import KeyRing
 from router.tenants.redis_source import RedisTenants
 from router.tenants.sources import FileSource, TenantSource
@@ -152,12 +153,12 @@ class Directory:
 
 
 def open_source(where: str, clock: Clock) -> TenantSource:
-    """The source that a setting names: a ``redis://`` or ``rediss://`` URL, or a file's path.
+    """The source that a setting names: the URL of a Redis (see docs/redis.md), or a file's path.
 
     Raises:
         SettingsError: a URL that cannot be used.
     """
-    if where.startswith(("redis://", "rediss://")):
+    if is_redis_url(where):
         return RedisTenants(where, clock)
     return FileSource(Path(where).expanduser())
 

@@ -5,16 +5,18 @@ whole minute's worth may come at once, and over any longer time the rate holds. 
 estimate is taken at the start and put right at the end; a request larger than the bucket waits for
 a full one and leaves a debt, so that no limit makes a long prompt impossible for ever.
 
-Time comes in with each call. The limits hold for one router process: of several that share the
-tenants each takes its part, which is exact only if requests are spread evenly over them.
+Time comes in with each call. Each router process keeps whole buckets, and takes out of them what
+the others say they have given: twice a second, so that together they may give at most what arrives
+within that time too much. While they hear nothing of each other, each gives by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from baton.errors import TooManyRequests
+from baton.types import RouterId, RouterRecord, TenantUse
 from router.tenants.spec import Tenant
 
 _MINUTE_S = 60.0
@@ -92,7 +94,16 @@ class Reservation:
 class _Account:
     """What one tenant has left."""
 
-    __slots__ = ("concurrency", "free", "requests", "running", "tokens")
+    __slots__ = (
+        "concurrency",
+        "elsewhere",
+        "free",
+        "given_requests",
+        "given_tokens",
+        "requests",
+        "running",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self.free = True  # no limit at all
@@ -100,21 +111,45 @@ class _Account:
         self.tokens: Bucket | None = None
         self.concurrency: int | None = None
         self.running = 0
+        self.elsewhere = 0  # running at other routers
+        self.given_requests = 0
+        self.given_tokens = 0.0
 
 
 class Limits:
-    """All tenants' accounts at one router process; bounded by the number of tenants.
+    """All tenants' accounts at one router process; bounded by the number of tenants."""
 
-    Args:
-        share: this process's part of every limit, such as 0.25 of four processes. No limit
-            becomes less than one request at a time or one token a minute by it.
-    """
-
-    def __init__(self, share: float = 1.0) -> None:
-        if not 0.0 < share <= 1.0:
-            raise ValueError("share must be more than 0 and at most 1")
-        self._share = share
+    def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
+        self._heard: dict[RouterId, dict[str, TenantUse]] = {}
+
+    def uses(self) -> dict[str, TenantUse]:
+        """What this router has given, for the others; of tenants with limits."""
+        return {
+            name: TenantUse(account.running, account.given_requests, account.given_tokens)
+            for name, account in self._accounts.items()
+            if not account.free and account.given_requests
+        }
+
+    def hear(self, others: Iterable[RouterRecord], now_s: float) -> None:
+        """What other routers have given since they told last is gone here too."""
+        heard = {record.id: record.tenants for record in others}
+        running: dict[str, int] = {}
+        for router_id, uses in heard.items():
+            before = self._heard.get(router_id)
+            for name, use in uses.items():
+                running[name] = running.get(name, 0) + use.running
+                account = self._accounts.get(name)
+                if account is None or before is None:
+                    continue
+                last = before.get(name, TenantUse())
+                if account.requests is not None:
+                    account.requests.take(use.requests - last.requests, now_s)
+                if account.tokens is not None:
+                    account.tokens.take(use.tokens - last.tokens, now_s)
+        self._heard = heard
+        for name, account in self._accounts.items():
+            account.elsewhere = running.get(name, 0)
 
     def configure(self, tenants: Mapping[str, Tenant], now_s: float) -> None:
         """Takes over new limits, without forgetting what was used; drops tenants that are gone.
@@ -126,11 +161,7 @@ class Limits:
             requests, tokens = tenant.requests_per_minute, tenant.tokens_per_minute
             account.requests = self._bucket(account.requests, requests, now_s)
             account.tokens = self._bucket(account.tokens, tokens, now_s)
-            account.concurrency = (
-                None
-                if tenant.concurrency is None
-                else max(1, math.floor(tenant.concurrency * self._share))
-            )
+            account.concurrency = tenant.concurrency
             account.free = (
                 account.requests is None and account.tokens is None and account.concurrency is None
             )
@@ -151,7 +182,8 @@ class Limits:
         if account.free:
             account.running += 1
             return Reservation(account, tokens)
-        if account.concurrency is not None and account.running >= account.concurrency:
+        running = account.running + account.elsewhere
+        if account.concurrency is not None and running >= account.concurrency:
             raise TooManyRequests(
                 f"Limit reached for {tenant.name}: {account.concurrency} requests at a time.",
                 retry_after_s=_BUSY_RETRY_S,
@@ -172,6 +204,8 @@ class Limits:
         if account.tokens is not None:
             account.tokens.take(tokens, now_s)
         account.running += 1
+        account.given_requests += 1
+        account.given_tokens += tokens
         return Reservation(account, tokens)
 
     def settle(self, reservation: Reservation, used_tokens: float | None, now_s: float) -> None:
@@ -188,6 +222,7 @@ class Limits:
         account.running -= 1
         if account.tokens is not None and used_tokens is not None:
             account.tokens.take(used_tokens - reservation.tokens, now_s)
+            account.given_tokens += used_tokens - reservation.tokens
 
     def headers(self, tenant: Tenant, now_s: float) -> Headers:
         """OpenAI's rate limit headers, for the limits that the tenant has."""
@@ -210,11 +245,10 @@ class Limits:
     def _bucket(self, old: Bucket | None, per_minute: int | None, now_s: float) -> Bucket | None:
         if per_minute is None:
             return None
-        mine = max(1.0, per_minute * self._share)
         if old is None:
-            return Bucket(mine, now_s)
-        if old.per_minute != mine:
-            old.resize(mine, now_s)
+            return Bucket(per_minute, now_s)
+        if old.per_minute != per_minute:
+            old.resize(per_minute, now_s)
         return old
 
 

@@ -12,13 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import WatchError
 
 from baton.clock import Clock
 from baton.errors import SettingsError, StoreUnavailable
+from baton.store.redis_client import CLIENT_ERRORS, heed_cancellation, open_client
 from baton.store.redis_url import parse_redis_url
 from router.tenants.sources import Tenants, checked
 from router.tenants.spec import MAX_TENANTS, parse_tenant, plain
@@ -30,6 +28,7 @@ HASH = "baton:tenants"
 VERSION = "{baton:tenants}:version"
 
 _OP_S = 2.0
+_CONNECTIONS = 4
 _REREAD_S = 30.0
 _TRIES = 10
 
@@ -38,7 +37,8 @@ class RedisTenants:
     """Both a :class:`router.tenants.sources.TenantSource` and a ``TenantBook``.
 
     Args:
-        url: ``redis://`` or ``rediss://``; may hold a password, and is never repeated.
+        url: as :func:`baton.store.redis_url.parse_redis_url` takes it; may hold a password, and is
+            never repeated.
         clock: paces the reading of all entries.
 
     Raises:
@@ -49,17 +49,9 @@ class RedisTenants:
         address = parse_redis_url(url)
         self._where = address.describe()
         self._clock = clock
-        options: dict[str, Any] = address.connection_options()
-        tls = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
         # Not typed: the client leaves open whether answers are text, which they are not.
-        self._client: Any = Redis(
-            **options,
-            **tls,
-            ssl=address.tls,
-            protocol=2,
-            socket_timeout=_OP_S,
-            socket_connect_timeout=_OP_S,
-            retry=Retry(NoBackoff(), 1),
+        self._client: Any = open_client(
+            address, connect_timeout_s=_OP_S, op_timeout_s=_OP_S, max_connections=_CONNECTIONS
         )
         self._version: bytes | None = None
         self._read_s: float | None = None
@@ -157,8 +149,9 @@ class RedisTenants:
     async def _bounded(self) -> AsyncIterator[None]:
         """A deadline, and our errors instead of the client's."""
         try:
-            async with asyncio.timeout(3 * _OP_S):
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
+            with heed_cancellation():
+                async with asyncio.timeout(3 * _OP_S):
+                    yield
+        except (*CLIENT_ERRORS, TimeoutError) as error:
             # The client's own text may hold an address, never a password.
             raise StoreUnavailable(f"the tenants in {self._where} cannot be reached") from error

@@ -55,7 +55,7 @@ class Upstream:
         self, token: str, *, connect_s: float, idle_s: float = 4.0, most_idle: int = 256
     ) -> None:
         self._token = token
-        self._connect_s = connect_s
+        self.connect_s = connect_s
         self._idle_s = idle_s
         self._most_idle = most_idle
         self._origins: dict[str, _Origin] = {}
@@ -172,7 +172,7 @@ class Upstream:
         if self._closed:
             raise WorkerUnreachable(f"worker {worker.id} cannot be reached: the router stops")
         loop = asyncio.get_running_loop()
-        most_s = loop.time() + self._connect_s
+        most_s = loop.time() + self.connect_s
         try:
             async with asyncio.timeout_at(min(at_s, most_s)) as patience:
                 _, link = await loop.create_connection(

@@ -272,7 +272,7 @@ class Cluster:
         finally:
             response.close()
 
-    async def metric(self, name: str, **labels: str) -> float:
+    async def metric(self, name: str, /, **labels: str) -> float:
         """A sample of the router's own metrics page; 0 if it is not there."""
         page = (await self.call("GET", "/metrics")).body.decode()
         total = 0.0
@@ -337,7 +337,10 @@ def _request_tasks() -> list[str]:
     return left
 
 
-_STANDING = ("pool", "tenants", "housekeeping", "lifespan", "pairs-", "breaker-", "kv-events-")
+_STANDING = (
+    *("pool", "tenants", "housekeeping", "conductor", "profile-source", "tell-profile-source"),
+    *("lifespan", "pairs-", "breaker-", "kv-events-"),
+)
 """Names of tasks that are there without requests."""
 
 
@@ -367,6 +370,8 @@ async def cluster(
     clock: VirtualClock | None = None,
     make: Callable[[Fleet, str, Role], FakeEngine] | None = None,
     tenants: Path | None = None,
+    store: str = "memory://",
+    profiles: str | None = None,
 ) -> AsyncIterator[Cluster]:
     """A running cluster.
 
@@ -378,13 +383,23 @@ async def cluster(
         clock: for the leases of the fake engines, if they are to run out.
         make: builds an engine; else a plain one that tokenizes as the folder says.
         tenants: the tenants file; without it the router is open.
+        store, profiles: of the router's settings.
     """
     fleet = Fleet(clock) if clock else Fleet()
     settings = _profile(profile, replace)
     answering = Role.DECODE if settings.spec.classify else Role.STANDARD
     build = make or _plain_engine
     keys = None if tenants is None else str(tenants)
-    server = RouterServer(RouterSettings(settings, KEY, admin_token=ADMIN_KEY, tenants=keys))
+    server = RouterServer(
+        RouterSettings(
+            settings,
+            KEY,
+            store_url=store,
+            admin_token=ADMIN_KEY,
+            tenants=keys,
+            profiles=profiles,
+        )
+    )
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     http = _client()

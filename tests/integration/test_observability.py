@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from baton.types import Role, WorkerState
 from kvtransfer.protocol import HandoffState
+from profiles.switching import Phase
 from router.care import BreakerState, PairState
 from router.flow import Turned
 from router.observe import Stage, TracingSettings, make_tracer, tracing_settings
@@ -31,6 +32,7 @@ DASHBOARD = json.loads((FOLDER / "grafana" / "baton-router.json").read_text())
 
 TARGET_LABELS = {"instance", "job"}
 """Given by Prometheus to everything it scrapes."""
+IN_SWITCH: set[str] = {Phase.PREPARE, Phase.SHADOW, Phase.CANARY}
 KNOWN_VALUES: dict[tuple[str, str], set[str]] = {
     ("baton_requests_total", "reason"): set(Reason),
     ("baton_handoffs_total", "state"): set(HandoffState),
@@ -39,6 +41,9 @@ KNOWN_VALUES: dict[tuple[str, str], set[str]] = {
     ("baton_shed_total", "reason"): set(Turned),
     ("baton_workers", "role"): set(Role),
     ("baton_workers", "state"): set(WorkerState),
+    ("baton_profile_info", "state"): {"active", "candidate"},
+    ("baton_profile_switches_total", "outcome"): {str(phase) for phase in Phase} - IN_SWITCH,
+    ("baton_profile_switch_phase", "phase"): IN_SWITCH,
     ("baton_canary_total", "result"): {"ok", "mismatched", "unknown", "skipped"},
     ("python_gc_collections_total", "generation"): {"0", "1", "2"},
 }
@@ -216,7 +221,7 @@ def test_panels_have_titles_units_and_places_of_their_own() -> None:
             legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             assert legend <= set(parse(target["expr"]).grouped)
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert len(rows) == 7
+    assert len(rows) == 8
 
 
 # --- spans over the wire ---

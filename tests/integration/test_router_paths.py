@@ -52,6 +52,7 @@ async def test_long_completion(stream: bool) -> None:
         assert answer.reason == "long_prompt"
         assert answer.headers["x-baton-prompt-tokens"] == str(len(tokens_of(LONG)))
         assert answer.headers["x-baton-profile"] == "test"
+        assert answer.headers["x-baton-profile-version"] == c.state.profile.version
         assert [s.leg for s in c.p.requests()] == [Leg.PREFILL]
         assert [s.leg for s in c.d.requests()] == [Leg.DECODE]
 

@@ -239,6 +239,33 @@ async def test_metrics() -> None:
         assert await c.metric("baton_requests_in_flight") == 0
 
 
+async def test_metrics_say_which_profile() -> None:
+    """Requests, latencies and decisions under the version that served them; the version itself,
+    and that nothing is on its way to another, beside them."""
+    async with cluster() as c:
+        await c.complete(stream=True)
+        await c.complete(SHORT)
+        version = c.state.profile.version
+        for name, number in (
+            ("baton_requests_total", 2),
+            ("baton_request_duration_seconds_count", 2),
+            ("baton_time_to_first_content_seconds_count", 1),
+            ("baton_decisions_total", 2),
+        ):
+            assert await c.metric(name, profile_version=version) == number
+            assert await c.metric(name) == number
+        assert await c.metric("baton_inter_token_seconds_count", profile_version=version) > 0
+        active = {"name": "test", "version": version, "state": "active"}
+        assert await c.metric("baton_profile_info", **active) == 1
+        assert await c.metric("baton_profile_info") == 1
+        assert await c.metric("baton_profile_switch_phase") == 0
+        assert await c.metric("baton_profile_switches_total") == 0
+        assert await c.metric("baton_profile_source_problems") == 0
+        assert await c.metric("baton_workers_turning") == 0
+        assert await c.metric("baton_routers") == 1
+        assert await c.metric("baton_store_lost") == 0
+
+
 async def test_status_of_the_cluster() -> None:
     """Operators see profile, workers, and handoffs while they are open."""
     async with cluster() as c:

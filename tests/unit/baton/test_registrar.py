@@ -364,7 +364,10 @@ class TestOpenRegistrar:
         assert isinstance(registrar, HttpRegistrar)
         await registrar.close()
 
-    @pytest.mark.parametrize("url", ["redis://cache:6379/0", "rediss://cache"])
+    @pytest.mark.parametrize(
+        "url",
+        ["redis://cache:6379/0", "rediss://cache", "redis+sentinel://a,b/m", "redis+cluster://a"],
+    )
     async def test_redis(self, url: str) -> None:
         """Redis URLs register in the store that the routers share."""
         registrar = open_registrar(url, "token")

@@ -9,8 +9,11 @@ from baton.errors import IllegalTransition, OurFault
 from baton.types import RequestId, WorkerId
 from kvtransfer import HandoffState
 from router import ledger as ledger_module
+from router.dispatch import _lease_s
 from router.ledger import Entry, Ledger, Offer
 from router.observe import RouterMetrics
+from tests.fakes.worker_records import worker_record
+from tests.unit.router.serving_profiles import disaggregated, serving
 
 LEASE_S = 30.0
 KV_BYTES = 4096
@@ -225,3 +228,15 @@ def test_an_offer_that_is_given_back_cannot_be_taken(taken: bool) -> None:
     assert offer.give_back() == {"remote_block_ids": [1]}
     with pytest.raises(OurFault, match="twice"):
         offer.take()
+
+
+@pytest.mark.parametrize(
+    ("profile_s", "worker_s", "relied_on_s"), [(30, 0, 30), (30, 20, 20), (30, 60, 30)]
+)
+def test_how_long_an_offer_is_relied_on(
+    profile_s: int, worker_s: float, relied_on_s: float
+) -> None:
+    """The shorter of what the profile says and of what the engine was started with, which may be
+    another profile's; where the engine does not say, the profile's."""
+    made = serving(disaggregated(lease_s=profile_s))
+    assert _lease_s(made, worker_record("p", lease_s=worker_s)) == relied_on_s

@@ -19,8 +19,10 @@ from router.call import Call, Trail
 from router.observe import RouterMetrics
 from router.wire.link import Link
 from tests.fakes.worker_records import worker_record
+from tests.unit.router.serving_profiles import serving
 from tests.unit.router.wire.wires import LONG_S, STREAM_HEAD, MemoryTransport
 
+SERVING = serving()
 _USAGE = b'"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}'
 _EVENTS = [
     b'data: {"choices":[{"text":"a"}]}\n\n',
@@ -62,7 +64,7 @@ class _Client:
 
 def _passing(client: _Client, *, corrects: bool) -> tuple[_Passing, Call]:
     request = parse_request(Endpoint.COMPLETIONS, b'{"model":"m","prompt":"p","stream":true}')
-    call = Call(request, RequestId("r"), cast(Any, client), Trail(0.0), LONG_S)
+    call = Call(request, RequestId("r"), cast(Any, client), Trail(0.0, SERVING), LONG_S)
     call.prefill_usage = Usage(prompt_tokens=9, output_tokens=1, cached_tokens=4)
     passing = _Passing(call, sse.EventBuffer(), VirtualClock(), corrects=corrects)
     passing.take(b'data: {"choices":[{"text":"first"}]}\n\n')

@@ -19,6 +19,7 @@ def exercised(*, process: bool = False) -> RouterMetrics:
             endpoint="/v1/completions",
             path=path,
             reason=reason,
+            profile_version="abc123",
             status=200,
             duration_s=1.5,
             ttft_s=0.2,
@@ -30,10 +31,10 @@ def exercised(*, process: bool = False) -> RouterMetrics:
         itl = ItlRecorder()
         for now_s in (10.0, 10.02, 10.06):
             itl.tick(now_s)
-        metrics.stream_done(path, itl, 3)
+        metrics.stream_done(path, "abc123", itl, 3)
         metrics.decode_first.observe((path,), 0.1)
         metrics.predicted(path, 0.3, 0.2)
-    metrics.decided("cost", "cheaper_remote")
+    metrics.decided("cost", "cheaper_remote", "abc123")
     metrics.queue.observe(("normal",), 0.01)
     metrics.prefill_leg.observe((), 0.4)
     metrics.counting.observe(("bytes",), 0.00002)
@@ -47,7 +48,7 @@ def exercised(*, process: bool = False) -> RouterMetrics:
     metrics.canary.add(("ok",))
     metrics.shed.add(("full",))
     metrics._overflow.add(("baton_tenant_requests_total",))
-    metrics.profile("disaggregated", "abc123")
+    metrics.switches.add(("committed",))
     gauges: tuple[tuple[Family, Labels, float], ...] = (
         (f.STRANDED_BYTES, ("p-0",), 8192.0),
         (f.PAIR_STATE, ("p-0", "d-0", "ready"), 1),
@@ -55,6 +56,12 @@ def exercised(*, process: bool = False) -> RouterMetrics:
         (f.BREAKER_STATE, ("p-0", "closed"), 1),
         (f.QUEUE_DEPTH, ("normal",), 3),
         (f.WORKERS, ("decode", "ready"), 2),
+        (f.TURNING, (), 1),
+        (f.PROFILE_INFO, ("disaggregated", "abc123", "active"), 1),
+        (f.SWITCH_PHASE, ("canary",), 1),
+        (f.PROFILE_PROBLEMS, (), 1),
+        (f.ROUTERS, (), 2),
+        (f.STORE_LOST, (), 0),
         (f.LOOP_LAG, (), 0.003),
     )
     for family, labels, number in gauges:

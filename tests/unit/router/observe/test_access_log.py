@@ -30,6 +30,7 @@ def test_a_line_says_what_a_request_was_and_only_if_asked_for(
             attempts=1,
             tenant="acme",
             trace_id="ab" * 16,
+            profile_version="abc123",
             prefill="p-0",
             decode="d-0",
         )
@@ -44,6 +45,7 @@ def test_a_line_says_what_a_request_was_and_only_if_asked_for(
             "request_id": "baton-1",
             "tenant": "acme",
             "trace_id": "ab" * 16,
+            "profile_version": "abc123",
             "endpoint": "/v1/completions",
             "path": "disaggregated",
             "reason": "long_prompt",

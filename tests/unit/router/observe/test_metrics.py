@@ -15,6 +15,9 @@ from router.observe.hot import Kind
 from router.observe.render import OPENMETRICS
 from tests.unit.router.observe.exercise import exercised
 
+VERSION = "abc123"
+PATH = {"path": "local", "profile_version": VERSION}
+
 
 def value(metrics: RouterMetrics, name: str, **labels: str) -> float | None:
     found: float | None = metrics.registry.get_sample_value(name, labels)
@@ -30,6 +33,7 @@ def test_a_request_counts_once_in_everything_that_concerns_it() -> None:
         endpoint="/v1/completions",
         path="local",
         reason="short_prompt",
+        profile_version=VERSION,
         status=200,
         duration_s=2.0,
         ttft_s=0.3,
@@ -38,11 +42,11 @@ def test_a_request_counts_once_in_everything_that_concerns_it() -> None:
         uncached_tokens=40,
         output_tokens=7,
     )
-    labels = {"endpoint": "/v1/completions", "path": "local"}
+    labels = {"endpoint": "/v1/completions", **PATH}
     done = value(metrics, "baton_requests_total", **labels, reason="short_prompt", status="200")
     assert done == 1
     assert value(metrics, "baton_request_duration_seconds_sum", **labels) == 2.0
-    assert value(metrics, "baton_time_to_first_content_seconds_sum", path="local") == 0.3
+    assert value(metrics, "baton_time_to_first_content_seconds_sum", **PATH) == 0.3
     assert value(metrics, "baton_attempts_sum") == 2
     assert value(metrics, "baton_prompt_tokens_sum") == 100
     assert value(metrics, "baton_uncached_prompt_tokens_sum") == 40
@@ -55,13 +59,19 @@ def test_a_request_turned_away_observes_only_what_it_had() -> None:
     metrics = RouterMetrics(process=False)
     metrics.request_began()
     metrics.request_done(
-        endpoint="/v1/completions", path="", reason="queue_full", status=429, duration_s=0.001
+        endpoint="/v1/completions",
+        path="",
+        reason="queue_full",
+        profile_version=VERSION,
+        status=429,
+        duration_s=0.001,
     )
-    labels = {"endpoint": "/v1/completions", "path": ""}
+    path = {"path": "", "profile_version": VERSION}
+    labels = {"endpoint": "/v1/completions", **path}
     assert value(metrics, "baton_requests_total", **labels, reason="queue_full", status="429") == 1
     for name in ("attempts", "prompt_tokens", "uncached_prompt_tokens", "output_tokens"):
         assert value(metrics, f"baton_{name}_count") == 0
-    assert value(metrics, "baton_time_to_first_content_seconds_count", path="") is None
+    assert value(metrics, "baton_time_to_first_content_seconds_count", **path) is None
 
 
 def test_gaps_of_a_stream_are_those_between_its_contents() -> None:
@@ -72,13 +82,13 @@ def test_gaps_of_a_stream_are_those_between_its_contents() -> None:
         itl.tick(now_s)
     assert itl.first_s == 100.0
     assert itl.last_s == 100.09375
-    metrics.stream_done("local", itl, output_tokens=4)
-    assert value(metrics, "baton_inter_token_seconds_count", path="local") == 2
-    assert value(metrics, "baton_inter_token_seconds_sum", path="local") == 0.09375
-    assert value(metrics, "baton_inter_token_seconds_bucket", path="local", le="0.015") == 0
-    assert value(metrics, "baton_inter_token_seconds_bucket", path="local", le="0.02") == 1
-    assert value(metrics, "baton_inter_token_seconds_bucket", path="local", le="0.1") == 2
-    assert value(metrics, "baton_time_per_output_token_seconds_sum", path="local") == 0.03125
+    metrics.stream_done("local", VERSION, itl, output_tokens=4)
+    assert value(metrics, "baton_inter_token_seconds_count", **PATH) == 2
+    assert value(metrics, "baton_inter_token_seconds_sum", **PATH) == 0.09375
+    assert value(metrics, "baton_inter_token_seconds_bucket", **PATH, le="0.015") == 0
+    assert value(metrics, "baton_inter_token_seconds_bucket", **PATH, le="0.02") == 1
+    assert value(metrics, "baton_inter_token_seconds_bucket", **PATH, le="0.1") == 2
+    assert value(metrics, "baton_time_per_output_token_seconds_sum", **PATH) == 0.03125
 
 
 @given(
@@ -109,9 +119,9 @@ def test_a_stream_without_a_gap_observes_none(contents: int) -> None:
     for now_s in range(contents):
         itl.tick(float(now_s))
     assert itl.span_s == 0
-    metrics.stream_done("local", itl, output_tokens=5)
-    assert value(metrics, "baton_inter_token_seconds_count", path="local") is None
-    assert value(metrics, "baton_time_per_output_token_seconds_count", path="local") is None
+    metrics.stream_done("local", VERSION, itl, output_tokens=5)
+    assert value(metrics, "baton_inter_token_seconds_count", **PATH) is None
+    assert value(metrics, "baton_time_per_output_token_seconds_count", **PATH) is None
 
 
 def test_a_stream_that_does_not_know_its_tokens_has_gaps_only() -> None:
@@ -120,9 +130,9 @@ def test_a_stream_that_does_not_know_its_tokens_has_gaps_only() -> None:
     itl = ItlRecorder()
     for now_s in (0.0, 1.0, 2.0):
         itl.tick(now_s)
-    metrics.stream_done("local", itl)
-    assert value(metrics, "baton_inter_token_seconds_count", path="local") == 2
-    assert value(metrics, "baton_time_per_output_token_seconds_count", path="local") is None
+    metrics.stream_done("local", VERSION, itl)
+    assert value(metrics, "baton_inter_token_seconds_count", **PATH) == 2
+    assert value(metrics, "baton_time_per_output_token_seconds_count", **PATH) is None
 
 
 @pytest.mark.parametrize(
@@ -149,6 +159,29 @@ def test_a_prediction_or_measurement_that_is_no_time_is_left_out(
     metrics = RouterMetrics(process=False)
     metrics.predicted("local", predicted_s, measured_s)
     assert metrics.prediction_error.cells == {}
+
+
+def test_profiles_are_told_apart() -> None:
+    """What a canary's two sides do can be compared: each number says under which profile it came
+    about."""
+    metrics = RouterMetrics(process=False)
+    for version, ttft_s in (("old", 0.5), ("new", 0.25), ("new", 0.25)):
+        metrics.decided("threshold", "short_prompt", version)
+        metrics.request_done(
+            endpoint="/v1/completions",
+            path="local",
+            reason="short_prompt",
+            profile_version=version,
+            status=200,
+            duration_s=1.0,
+            ttft_s=ttft_s,
+        )
+    for version, number in (("old", 1), ("new", 2)):
+        labels = {"path": "local", "profile_version": version}
+        assert value(metrics, "baton_time_to_first_content_seconds_count", **labels) == number
+        assert value(metrics, "baton_time_to_first_content_seconds_sum", **labels) == 0.5
+        decided = {"decider": "threshold", "reason": "short_prompt", "profile_version": version}
+        assert value(metrics, "baton_decisions_total", **decided) == number
 
 
 def test_a_tenant_s_tokens_count_where_there_were_any() -> None:
@@ -178,6 +211,7 @@ def test_counters_with_known_values_start_at_zero() -> None:
     assert value(metrics, "baton_handoffs_total", state="failed") == 0
     assert value(metrics, "baton_shed_total", reason="full") == 0
     assert value(metrics, "baton_handoffs_reclaimed_total", how="released") == 0
+    assert value(metrics, "baton_profile_switches_total", outcome="rolled_back") == 0
 
 
 def test_gauges_are_read_when_they_are_asked_for() -> None:

@@ -108,7 +108,7 @@ def test_pages_of_several_processes_become_one() -> None:
     def get(name: str, /, **labels: str) -> float:
         return merged[name, tuple(sorted(labels.items()))]
 
-    path = {"endpoint": "/v1/completions", "path": "local"}
+    path = {"endpoint": "/v1/completions", "path": "local", "profile_version": "abc123"}
     assert get("baton_requests_total", **path, reason="short_prompt", status="200") == 2
     assert get("baton_request_duration_seconds_count", **path) == 2
     assert get("baton_request_duration_seconds_sum", **path) == 3.0
@@ -120,7 +120,10 @@ def test_pages_of_several_processes_become_one() -> None:
     assert get("baton_workers", role="decode", state="ready") == 2
     assert get("baton_workers", role="prefill", state="ready") == 4
     assert get("baton_pair_bandwidth_bytes_per_second", prefill="p-0", decode="d-0") == 2.5e9
-    assert get("baton_profile_info", name="disaggregated", version="abc123") == 1
+    profile = {"name": "disaggregated", "version": "abc123", "state": "active"}
+    assert get("baton_profile_info", **profile) == 1
+    # Every process sees the same switch end.
+    assert get("baton_profile_switches_total", outcome="committed") == 1
     assert get("baton_tenant_tokens_total", tenant="only-here", kind="output") == 9
 
 

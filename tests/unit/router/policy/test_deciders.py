@@ -148,7 +148,7 @@ def test_a_handoff_says_what_is_cached_where() -> None:
 def busy(views: list[WorkerView], prefilling: dict[str, int], **more: Any) -> Snapshot:
     snapshot = Snapshot.of(views, rules(decode_prefill_tokens=200, **more))
     for worker, tokens in prefilling.items():
-        snapshot.traffic.prefill(WorkerId(worker), tokens)
+        snapshot.traffic.counts.prefill(WorkerId(worker), tokens)
     return snapshot
 
 
@@ -263,7 +263,7 @@ def test_queues_are_part_of_the_cost() -> None:
     """A prompt in prefill ahead delays; so do requests of other routers that wait there."""
     views = [view("p"), view("d")]
     snapshot = by_cost(views)
-    snapshot.traffic.prefill(WorkerId("p"), 5000)
+    snapshot.traffic.counts.prefill(WorkerId("p"), 5000)
     decision = plan(ask(900), snapshot, random.Random(1))
     assert short(decision) == ("d", "local_faster")
     assert isinstance(decision, Local)

@@ -10,6 +10,7 @@ import pytest
 from baton.types import EngineId, Limits, Load, WorkerId, WorkerState
 from router.policy import (
     Ask,
+    Counts,
     PairBook,
     PairView,
     Slots,
@@ -90,7 +91,7 @@ def test_limits(tokens: Any, answer: int, prefill: set[str], whole: set[str]) ->
 def test_prefill_budget(tokens: int | None, waiting: int, expected: set[str]) -> None:
     """Tokens in prefill and the request's own within 200, or nothing in prefill."""
     snapshot = Snapshot.of([view("d")], rules(decode_prefill_tokens=200))
-    snapshot.traffic.prefill(WorkerId("d"), waiting)
+    snapshot.traffic.counts.prefill(WorkerId("d"), waiting)
     asked = query(ask(tokens), snapshot)
     assert named(asked, SOFT["prefill_budget"](asked, Seat.WHOLE)) == expected
 
@@ -179,7 +180,7 @@ def with_pairs(
     for (prefill, decode), usable in known.items():
         book.put(WorkerId(prefill), WorkerId(decode), PairView(usable, "slow"))
     legs = {v.record.id: v.in_flight for v in views if v.in_flight}
-    snapshot = Snapshot(Traffic(fleet, legs), pairs=book)
+    snapshot = Snapshot(Traffic(fleet, Counts(legs)), pairs=book)
     return short(plan(ask(), snapshot, random.Random(1)))
 
 

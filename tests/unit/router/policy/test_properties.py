@@ -17,6 +17,7 @@ from router.policy import (
     PICKERS,
     SCORERS,
     Ask,
+    Counts,
     Estimates,
     Fail,
     Fault,
@@ -109,7 +110,8 @@ def make_snapshot(rng: random.Random) -> Snapshot:
     # A crowd before this one, so that slots have holes.
     compile_fleet(records(rng), RoutingRules(), slots)
     fleet = compile_fleet(records(rng), make_rules(rng), slots)
-    traffic = Traffic(fleet, {w: n % 20 + 1 for w, n in counts(rng).items()}, counts(rng))
+    legs = {w: n % 20 + 1 for w, n in counts(rng).items()}
+    traffic = Traffic(fleet, Counts(legs, counts(rng)))
     book, prefix, estimates = PairBook(slots), PrefixIndex(slots), Estimates()
     for _ in range(rng.randrange(30)):
         p, d = rng.sample(NAMES, 2)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from baton.types import Adapter, Limits, Load, WorkerId
 from router.policy import (
     SCORERS,
+    Counts,
     PrefixMatch,
     Snapshot,
+    Traffic,
     WorkerView,
     compile_fleet,
     plan,
@@ -168,8 +170,8 @@ def test_a_cached_prefix_attracts() -> None:
     snapshot = Snapshot(base.traffic, prefix=match)
     assert short(plan(ask(64), snapshot, random.Random(1)))[0] == "d2"
     for _ in range(200):
-        base.traffic.leg(WorkerId("d2"), 1)
-    base.traffic.prefill(WorkerId("d2"), 100_000)
+        base.traffic.counts.leg(WorkerId("d2"), 1)
+    base.traffic.counts.prefill(WorkerId("d2"), 100_000)
     assert short(plan(ask(64), snapshot, random.Random(1)))[0] == "d1"
 
 
@@ -189,12 +191,13 @@ def test_traffic_keeps_its_sums(changes: list[tuple[str, int]]) -> None:
     )
     moving = Snapshot.of([], rules()).traffic
     moving.refresh(fleet)
+    counts = moving.counts
     for worker, change in changes:
-        moving.leg(WorkerId(worker), change)
-        moving.prefill(WorkerId(worker), change * 100)
-    fresh = type(moving)(fleet, moving.legs, moving.prefilling)
+        counts.leg(WorkerId(worker), change)
+        counts.prefill(WorkerId(worker), change * 100)
+    fresh = Traffic(fleet, Counts(counts.legs, counts.prefilling))
     moving.settle()
     fresh.settle()
     assert moving.totals == fresh.totals
     assert moving.full_queues == fresh.full_queues
-    assert all(count > 0 for count in (moving.legs | moving.prefilling).values())
+    assert all(count > 0 for count in (counts.legs | counts.prefilling).values())

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.errors import TooManyRequests
+from baton.types import RouterId, RouterRecord
 from router.tenants import Limits, Tenant, estimate_tokens
 from router.tenants.limits import show_duration
 
 
-def limits(tenant: Tenant, share: float = 1.0) -> Limits:
-    made = Limits(share)
+def limits(tenant: Tenant) -> Limits:
+    made = Limits()
     made.configure({tenant.name: tenant}, 0.0)
     return made
 
@@ -135,15 +136,42 @@ def test_durations(seconds: float, text: str) -> None:
     assert show_duration(seconds) == text
 
 
-def test_several_processes() -> None:
-    """Each has its part; a part is never nothing."""
+def told(made: Limits, name: str = "other") -> RouterRecord:
+    """What one router tells the others of its tenants."""
+    return RouterRecord(id=RouterId(name), tenants=made.uses())
+
+
+def test_several_routers() -> None:
+    """What one has given is gone at the other from the next time that it hears of it, and once."""
+    tenant = Tenant("t", requests_per_minute=8, tokens_per_minute=1000, concurrency=2)
+    here, there = limits(tenant), limits(tenant)
+    here.hear([told(there)], 0.0)
+    first = there.reserve(tenant, 100, 0.0)
+    there.settle(there.reserve(tenant, 300, 0.0), 200, 0.0)
+    for _ in range(3):
+        here.hear([told(there)], 0.0)
+    headers = dict(here.headers(tenant, 0.0))
+    assert headers["x-ratelimit-remaining-requests"] == "6"
+    assert headers["x-ratelimit-remaining-tokens"] == "700"
+    here.reserve(tenant, 1, 0.0)
+    # One runs here and one there.
+    assert retry(here, tenant, 1, 0.0) == 1
+    there.settle(first, None, 0.0)
+    here.hear([told(there)], 0.0)
+    here.reserve(tenant, 1, 0.0)
+
+
+def test_routers_that_come_and_go() -> None:
+    """What a router gave before it was heard of is not counted; one that is gone runs nothing."""
     tenant = Tenant("t", requests_per_minute=8, concurrency=2)
-    made = limits(tenant, share=0.25)
-    first = made.reserve(tenant, 1, 0.0)
-    assert retry(made, tenant, 1, 0.0) == 1
-    made.settle(first, None, 0.0)
-    made.reserve(tenant, 1, 0.0)
-    assert dict(made.headers(tenant, 0.0))["x-ratelimit-limit-requests"] == "2"
+    here, there = limits(tenant), limits(tenant)
+    for _ in range(2):
+        there.reserve(tenant, 1, 0.0)
+    here.hear([told(there)], 0.0)
+    assert dict(here.headers(tenant, 0.0))["x-ratelimit-remaining-requests"] == "8"
+    assert retry(here, tenant, 1, 0.0) == 1
+    here.hear([], 0.0)
+    here.reserve(tenant, 1, 0.0)
 
 
 def test_new_limits_keep_what_was_used() -> None:
