@@ -125,6 +125,7 @@ def worker_plan(
         profile_version=profile.version,
         drained=drained,
         drain_limit_s=drain_limit_s(profile),
+        lease_s=transfer.lease_s,
     )
 
 

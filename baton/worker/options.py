@@ -66,6 +66,7 @@ class WorkerPlan:
         profile_version: its content hash.
         drained: whether a worker with this load has nothing left that somebody waits for.
         drain_limit_s: how long a drain may take, in seconds.
+        lease_s: how long the engine keeps blocks that it offers, in seconds.
     """
 
     role: Role
@@ -80,3 +81,4 @@ class WorkerPlan:
     profile_version: str
     drained: Callable[[Load], bool]
     drain_limit_s: float
+    lease_s: float = 0.0

@@ -77,6 +77,7 @@ class Worker:
             kv_events_url=health.kv_events_url,
             engine_version=health.version,
             transport=health.transport,
+            lease_s=self._plan.lease_s,
         )
 
     async def run(self, drain: asyncio.Event, stop_now: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from baton.types import RouterRecord, Tally
+from profiles import SloSpec
 from profiles.switching import total
 from router.serving import Serving
 
@@ -30,14 +31,17 @@ class Arms:
     def __init__(self) -> None:
         self.number = 0
         self.before = Tally()
+        self._slo = SloSpec()
         self._from: dict[str, tuple[Serving, Tally]] = {}
         self._history: deque[tuple[float, str, Tally]] = deque(maxlen=_KEPT)
 
-    def note(self, active: Serving, now_s: float) -> None:
-        """Remembers the active profile's counts of this moment, every ten seconds."""
+    def note(self, active: Serving, slo: SloSpec, now_s: float) -> None:
+        """Remembers the active profile's counts of this moment, every ten seconds; from anew where
+        requests are held against another service level."""
         history = self._history
-        if history and history[-1][1] != active.version:
+        if slo != self._slo or (history and history[-1][1] != active.version):
             history.clear()
+            self._slo = slo
         if not history or now_s - history[-1][0] >= _EVERY_S:
             history.append((now_s, active.version, active.tally()))
 

@@ -363,7 +363,7 @@ class Conductor:
         """Begins to count for a canary that has begun."""
         servings, switch = self._state.servings, self.agreed.switch
         if switch is None or switch.phase is not Phase.CANARY or servings.candidate is None:
-            self._arms.note(servings.current, self._now_s())
+            self._arms.note(servings.current, servings.slo, self._now_s())
         elif self._arms.number != switch.number:
             self._arms.begin(switch.number, servings.current, servings.candidate)
 
