@@ -143,7 +143,7 @@ def _models(state: RouterState) -> dict[str, dict[str, Any]]:
     """Models that a ready decode or standard worker serves, with the smallest of their limits;
     adapters as models of their own whose ``parent`` is the base."""
     found: dict[str, dict[str, Any]] = {}
-    for record in state.pool.records():
+    for record in state.pool.seated():
         if record.state is not WorkerState.READY or record.role is Role.PREFILL:
             continue
         names = [(record.model, None)] + [(a.name, record.model) for a in record.adapters]

@@ -80,7 +80,8 @@ class Family:
         return {member.number: reply for member, reply in zip(members, replies, strict=True)}
 
     async def any(self, method: str, path: str, body: bytes) -> tuple[int, Reply]:
-        """The answer of the first process that gives one, with its number.
+        """The answer of the first process that gives one, with its number. What changes something
+        is asked of one process only: one that is silent may be doing it all the same.
 
         Raises:
             Overload: none serves.
@@ -90,6 +91,8 @@ class Family:
             reply = await self._ask(member, method, path, body)
             if reply is not None:
                 return member.number, reply
+            if method != "GET" and not path.startswith("/admin/explain"):
+                raise PeerFault(f"process {member.number} of this router does not answer in time")
         raise PeerFault("no process of this router answers")
 
     async def merged(self, method: str, path: str, merge: Merge) -> Response:
@@ -288,7 +291,8 @@ def _add_actions(admin: APIRouter, family: Family) -> None:
 
     @admin.post("/rollback", summary="Roll back the switch that is on, or go back")
     async def rollback(request: Request) -> Response:
-        return await tell_one(request, "/admin/rollback")
+        query = request.url.query
+        return await tell_one(request, f"/admin/rollback?{query}" if query else "/admin/rollback")
 
     @admin.get("/processes", summary="The processes of this router")
     async def processes() -> dict[str, Any]:

@@ -39,6 +39,7 @@ from router.serving import Serving, Servings
 
 _REFRESH_S = 0.5
 _LEARN_EVERY = 8
+_ROUTER_TTL_S = 5.0
 _GRACE_S = 5.0
 """After a store was away, or lost what it had: so long workers are kept that it does not know. All
 that live have told it by then."""
@@ -88,6 +89,7 @@ class WorkerPool:
         self._look: Look | None = None
         self._held: dict[WorkerId, WorkerRecord] = {}
         self._held_until_s = 0.0
+        self._lost_s = 0.0
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._seated: dict[WorkerId, WorkerRecord] = {}
         self._others: tuple[RouterRecord, ...] = ()
@@ -311,10 +313,14 @@ class WorkerPool:
                     len(self._records),
                     error.message,
                 )
+                self._lost_s = self._clock.monotonic_s()
             self._store_lost = True
+            if self._others and self._clock.monotonic_s() - self._lost_s > _ROUTER_TTL_S:
+                # What others told holds no longer than in the store.
+                self._hear(())
             return
         before = self._look
-        emptied = before is not None and look.state.revision < before.state.revision
+        emptied = before is not None and look.epoch != before.epoch
         if self._store_lost or emptied:
             log.info("the store is back" if self._store_lost else "the store has lost what it had")
             self._store_lost = False
@@ -388,7 +394,7 @@ class WorkerPool:
             if serving.classify is not None:
                 self._pairing = serving
                 break
-        self._roles.arrange(records, look.assigned, admitting)
+        self._roles.arrange(records, look.assigned, admitting, self.is_usable)
         for serving in servings.all():
             seen = self._roles.seen_by(serving, records, look.assigned)
             if serving is servings.current:

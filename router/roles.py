@@ -19,6 +19,10 @@ HasWork = Callable[[WorkerId, bool], bool]
 """Whether a worker has work of a kind, at any router: True for prefilling, False for answering."""
 
 
+def _is_ready(record: WorkerRecord) -> bool:
+    return record.state is WorkerState.READY
+
+
 class Roles:
     """Who is what, over time.
 
@@ -43,15 +47,18 @@ class Roles:
         records: Sequence[WorkerRecord],
         assigned: Mapping[WorkerId, Role],
         admitting: Sequence[Serving],
+        usable: Callable[[WorkerRecord], bool] = _is_ready,
     ) -> None:
         """Decides anew what each worker does.
 
         Args:
             records: all workers.
             assigned: by operators.
-            admitting: profiles that take requests. Where they want a worker in roles of different
-                kinds, it prefills: the other profile has more workers than it needs for a while,
-                and without prefill workers the one could not be tried at all.
+            admitting: profiles that take requests, the active one last. Where they want a worker in
+                roles of different kinds, it prefills: the other profile has more workers than it
+                needs for a while, and without prefill workers the one could not be tried at all.
+                But the active one keeps its last worker that answers.
+            usable: whether a worker takes requests.
         """
         known = {record.id for record in records}
         for worker_id in self._prefills.keys() - known:
@@ -68,6 +75,12 @@ class Roles:
                 self._turning.pop(worker_id, None)
                 continue
             wanted = Role.PREFILL in roles
+            if (
+                wanted
+                and roles[-1] not in (None, Role.PREFILL)
+                and not self._prefills.get(worker_id)
+            ):
+                wanted = self._can_spare(record, records, assigned, admitting[-1], usable)
             if self._prefills.setdefault(worker_id, wanted) == wanted:
                 self._turning.pop(worker_id, None)
                 continue
@@ -75,6 +88,24 @@ class Roles:
             if now_s - since_s >= flip_s or not self._has_work(worker_id, not wanted):
                 self._prefills[worker_id] = wanted
                 del self._turning[worker_id]
+
+    def _can_spare(
+        self,
+        record: WorkerRecord,
+        records: Sequence[WorkerRecord],
+        assigned: Mapping[WorkerId, Role],
+        active: Serving,
+        usable: Callable[[WorkerRecord], bool],
+    ) -> bool:
+        """Whether another worker still answers under the active profile."""
+        for other in records:
+            if other is record or other.model != record.model or not usable(other):
+                continue
+            role = active.pools.role_of(assigned.get(other.id, other.role))
+            busy = other.id in self._turning or self._prefills.get(other.id, False)
+            if role not in (None, Role.PREFILL) and not busy:
+                return True
+        return False
 
     def seen_by(
         self,

@@ -157,7 +157,7 @@ class RouterState:
         if handing_over is not None and handing_over.classify is not None:
             # While another profile is active the pairs stay as they were checked for this one.
             self.care.follow(handing_over.care)
-        self.care.update(self.pool.pairing())
+        self.care.update(self.pool.records(), self.pool.pairing())
         if current is before:
             return
         self.gate.follow(current.flow)
@@ -246,9 +246,15 @@ class RouterState:
         load = None if record is None else record.load
         if load is None:
             return True
-        # What other routers have on it shows in its own figures; prefill's blocks too.
-        held = record is not None and record.role is Role.PREFILL and load.kv_usage > 0
-        return load.running + load.waiting == 0 and not held
+        # What other routers have on it shows in its own figures; offered blocks too.
+        if load.running + load.waiting or load.kv_usage > 0:
+            return False
+        return not any(
+            other.prefilling.get(worker_id)
+            or other.answering.get(worker_id)
+            or other.stranded_bytes.get(worker_id)
+            for other in self.pool.others
+        )
 
     def tenants_report(self) -> dict[str, Any]:
         """Where tenants come from, and how many requests each has at a time now."""
@@ -263,7 +269,7 @@ class RouterState:
                 self.ledger.restarted(record.id)
         self._engines = {record.id: record.engine_id for record in look.workers}
         self.limits.hear(self.pool.others, self.clock.monotonic_s())
-        self.care.update(self.pool.pairing())
+        self.care.update(look.workers, self.pool.pairing())
         self.gate.kick()
         self.watches.look()
 
@@ -273,6 +279,8 @@ class RouterState:
             try:
                 self.ledger.sweep()
                 self.servings.sweep()
+                if self.pool.is_lost:
+                    self.limits.hear(self.pool.others, self.clock.monotonic_s())
                 await self.counting.prepare()
             except Exception:
                 # A fault here must not end the loop that frees what the ledger holds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from baton.errors import BodyTooLarge, InvalidRequest, ProfileError, ProfileNotFound
@@ -32,7 +32,7 @@ class SwitchRequest(BaseModel):
     canary_share: float | None = Field(default=None, ge=0, le=1)
     hold_s: float | None = Field(default=None, ge=0, le=_DAY_S)
     canary_s: float | None = Field(default=None, gt=0, le=_DAY_S)
-    min_requests: int | None = Field(default=None, ge=1)
+    min_requests: int | None = Field(default=None, ge=1, le=1_000_000)
     skip: list[Annotated[Phase, Field(strict=False)]] | None = Field(
         default=None, description="Phases to leave out: prepare, shadow, canary."
     )
@@ -132,8 +132,12 @@ def add_profile_routes(admin: APIRouter, state: RouterState) -> None:
         summary="Roll back the switch that is on, or go back to the profile before",
         status_code=202,
     )
-    async def rollback() -> Response:
-        await conductor.roll_back()
+    async def rollback(
+        number: Annotated[
+            int | None, Query(ge=1, description="The switch that is meant; without: any.")
+        ] = None,
+    ) -> Response:
+        await conductor.roll_back(number)
         return _json(switch_report(state), 202)
 
 
@@ -154,7 +158,7 @@ def switch_report(state: RouterState) -> dict[str, Any]:
         "previous": agreed.previous,
         "switch": agreed.switch,
         "phase_s": conductor.phase_s,
-        "last": agreed.history[-1] if agreed.history else None,
+        "last": max(agreed.history, key=lambda report: report.at_s, default=None),
         "source": source_report(state),
         "routers": [
             {

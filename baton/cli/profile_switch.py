@@ -67,7 +67,9 @@ def run_rollback(admin: str | None, home: Path, *, wait: bool, as_json: bool) ->
 
     async def begin(client: AdminClient) -> _Begun:
         before = understood(await client.ask("GET", "/admin/switch"), SwitchAnswer)
-        raw = await client.ask("POST", "/admin/rollback")
+        # Named, so that one that ends by itself at this moment does not make it another one.
+        query = "" if before.switch is None else f"?number={before.switch.number}"
+        raw = await client.ask("POST", f"/admin/rollback{query}")
         answer = understood(raw, SwitchAnswer)
         # What was on is wanted rolled back; what begins now, the way back, is wanted committed.
         on = before.switch is not None and before.switch.number == answer.subject

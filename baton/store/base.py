@@ -52,6 +52,7 @@ class Look(msgspec.Struct, frozen=True):
         assigned: workers that an operator uses in another role than they were started in.
         routers: live, sorted by id, the caller's own too if it told.
         state: the document ``STATE``.
+        epoch: another one once the store has lost what it had; empty for one that loses nothing.
     """
 
     workers: tuple[WorkerRecord, ...] = ()
@@ -59,6 +60,7 @@ class Look(msgspec.Struct, frozen=True):
     assigned: Mapping[WorkerId, Role] = {}
     routers: tuple[RouterRecord, ...] = ()
     state: Document = NO_DOCUMENT
+    epoch: str = ""
 
 
 class Store(Protocol):

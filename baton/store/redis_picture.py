@@ -139,8 +139,10 @@ class Picture:
             or assigned is not last.assigned
             or self._routers.sorted is not last.routers
             or state is not last.state
+            or _text(epoch) != last.epoch
         ):
-            self._look = Look(self._workers.sorted, cordoned, assigned, self._routers.sorted, state)
+            workers, routers = self._workers.sorted, self._routers.sorted
+            self._look = Look(workers, cordoned, assigned, routers, state, _text(epoch))
         return whole
 
 

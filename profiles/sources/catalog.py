@@ -7,6 +7,7 @@ profile that vanished here is still served by who serves it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -73,6 +74,17 @@ class Catalog:
         """The profile that the source wants active. None where it names none, and where the text
         of the one it names is bad: then nothing is proposed, and what is served stays."""
         return self._wanted
+
+    @property
+    def wanted_digest(self) -> str:
+        """Of name and text of ``wanted``, whatever this release of Baton or ``adapt`` makes of
+        them; empty for none."""
+        wanted = self._wanted
+        if wanted is None:
+            return ""
+        texts = [r.text for r in self._readings.values() if r.profile is wanted and r.text]
+        said = f"{wanted.name}\n{texts[0] if texts else 'built-in'}"
+        return hashlib.sha256(said.encode()).hexdigest()[:12]
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -58,12 +58,21 @@ class Care:
         self.rules = self.canary.rules = rules
         self.pairs.follow(rules)
 
-    def update(self, records: Sequence[WorkerRecord]) -> None:
+    def update(
+        self, records: Sequence[WorkerRecord], pairing: Sequence[WorkerRecord] | None = None
+    ) -> None:
         """Takes over what the registry says; after each refresh, also when nothing changed. A
-        pair book that is told of views has to know the workers before."""
-        self._workers = tuple(records)
+        pair book that is told of views has to know the workers before.
+
+        Args:
+            records: all workers.
+            pairing: those that can be ends of a pair, in the roles that they have in it; None
+                where these are the ones that they say.
+        """
+        paired = records if pairing is None else pairing
+        self._workers = tuple(paired)
         self.breakers.update(records)
-        self.pairs.update(records)
+        self.pairs.update(paired)
 
     async def drain(self, timeout_s: float) -> None:
         """Before a stop: lets orphans be given back."""

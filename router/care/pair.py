@@ -38,7 +38,8 @@ class PairRow:
 @dataclass(slots=True, eq=False)
 class Pair:
     """What is known of one pair; changed by ``Pairs`` only. ``moved_s``: when KV last moved between
-    the two, so that each knows the other."""
+    the two, so that each knows the other. ``trusted``: it was good under the rules before, and is
+    used until a check under these says otherwise."""
 
     prefill: WorkerRecord
     decode: WorkerRecord
@@ -50,6 +51,7 @@ class Pair:
     setup_s: float | None = None
     tries: int = 0
     moved_s: float | None = None
+    trusted: bool = False
 
     @property
     def engines(self) -> tuple[str, str]:

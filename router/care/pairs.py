@@ -210,17 +210,31 @@ class Pairs:
 
     def follow(self, rules: CareRules) -> None:
         """Other rules from now on. Where they ask for something else of a pair, all are looked at
-        anew, and checked anew where rules want that."""
+        anew. What was measured is held against the new rules; what was good and is to be checked is
+        used meanwhile."""
         before, self._rules = self._rules, rules
         if _asked_of_pairs(before) == _asked_of_pairs(rules):
             return
-        ends = [(self._workers.get(p), self._workers.get(d)) for p, d in self._pairs]
-        self._pairs.clear()
-        self._views.clear()
-        self._due.clear()
-        for prefill, decode in ends:
-            if prefill is not None and decode is not None:
-                self._add(prefill, decode)
+        known = self._pairs
+        self._pairs, self._views, self._due = {}, {}, []
+        for (prefill_id, decode_id), old in known.items():
+            prefill, decode = self._workers.get(prefill_id), self._workers.get(decode_id)
+            if prefill is None or decode is None:
+                continue
+            pair = self._add(prefill, decode)
+            if pair.engines != old.engines or old.state is not PairState.READY:
+                continue
+            pair.bandwidth_bytes_per_s, pair.exact = old.bandwidth_bytes_per_s, old.exact
+            pair.setup_s, pair.moved_s = old.setup_s, old.moved_s
+            if pair.state is not PairState.UNCHECKED:
+                continue
+            floor, measured = rules.floor_bytes_per_s, old.bandwidth_bytes_per_s
+            key = (prefill_id, decode_id)
+            if before.warm_pairs and (floor is None or (measured or 0.0) >= floor):
+                self._enter(key, pair, PairState.READY, "")
+            elif not before.warm_pairs:
+                pair.trusted = True
+                self._show(key, pair)
 
     def start(self) -> None:
         """Begins to check, in the background."""
@@ -291,7 +305,7 @@ class Pairs:
         unproven = pair.state in (PairState.UNCHECKED, PairState.CHECKING)
         # One that failed or was slow stays out while it is checked again.
         usable = pair.state is PairState.READY or (
-            unproven and pair.tries == 0 and not self._rules.require_checked
+            unproven and pair.tries == 0 and (pair.trusted or not self._rules.require_checked)
         )
         why = "" if usable else (f"{pair.state}: {pair.reason}" if pair.reason else pair.state)
         view = self._views[key] = PairView(usable, str(why), pair.bandwidth_bytes_per_s)

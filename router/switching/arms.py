@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from baton.types import RouterRecord, Tally
+from baton.types import RouterId, RouterRecord, Tally
 from profiles import SloSpec
-from profiles.switching import total
+from profiles.switching import Switch, total
 from router.serving import Serving
 
 _EVERY_S = 10.0
@@ -57,21 +57,45 @@ class Arms:
         return {v: _since(arm.tally(), then) for v, (arm, then) in self._from.items()}
 
 
-def summed(number: int, own: Arms, others: Iterable[RouterRecord]) -> dict[str, Tally]:
-    """The same over all routers that take part in the switch of this number."""
-    found: dict[str, list[Tally]] = {}
-    told = [own.tallies()] if own.number == number else []
-    told += [record.tallies for record in others if record.switch == number]
-    for tallies in told:
-        for version, tally in tallies.items():
-            found.setdefault(version, []).append(tally)
-    return {version: total(parts) for version, parts in found.items()}
+class Evidence:
+    """What all routers saw of a canary, kept by its owner. What a router told stays when it is
+    gone: it may be the new profile that took it away."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._told: dict[str, dict[str, Tally]] = {}
+        self._before: dict[str, Tally] = {}
+
+    def hear(
+        self, switch: Switch, own: Arms, own_id: RouterId, others: Iterable[RouterRecord]
+    ) -> None:
+        """Takes over what is known now."""
+        new = self._number != switch.number
+        if new:
+            self._number = switch.number
+            self._told, self._before = {}, {}
+        if own.number == switch.number:
+            self._told[own_id], self._before[own_id] = own.tallies(), own.before
+        for record in others:
+            if record.switch == switch.number:
+                self._told[record.id], self._before[record.id] = record.tallies, record.before
+        if new:
+            # Taken over from another owner: what it knew of routers that are gone by now.
+            now = self.tallies()
+            gone = {v: _since(t, now.get(v, Tally())) for v, t in switch.tallies.items()}
+            self._told[""] = {v: tally for v, tally in gone.items() if tally.requests > 0}
+
+    def tallies(self) -> dict[str, Tally]:
+        """By version."""
+        found: dict[str, list[Tally]] = {}
+        for told in self._told.values():
+            for version, tally in told.items():
+                found.setdefault(version, []).append(tally)
+        return {version: total(parts) for version, parts in found.items()}
+
+    def before(self) -> Tally:
+        """What the old profile did in the minutes before."""
+        return total(self._before.values())
 
 
-def before(number: int, own: Arms, others: Iterable[RouterRecord]) -> Tally:
-    """What the old profile did in the minutes before, at all routers."""
-    told = [own.before] if own.number == number else []
-    return total([*told, *(r.before for r in others if r.switch == number)])
-
-
-__all__ = ["Arms", "before", "summed"]
+__all__ = ["Arms", "Evidence"]

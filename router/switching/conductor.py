@@ -53,7 +53,7 @@ from profiles.switching import (
     terms_of,
 )
 from router.serving import Serving
-from router.switching.arms import Arms, before, summed
+from router.switching.arms import Arms, Evidence
 from router.switching.proposals import Proposals
 from router.switching.shadow import compare
 
@@ -64,6 +64,12 @@ ROUTER_TTL_S = 5.0
 """Seconds that a router's record lives; ten beats."""
 _STORE_S = 3.0
 """For what is written to the store at the end."""
+_AWAY_S = 1.5
+"""Between two looks at the store, after which it was away; so long, once it is back, all that the
+others have to tell is not here yet."""
+_NEW_LOOKS = 2
+"""Looks at a store that has nothing, before a router that comes new says what counts: one that
+knows says so at once."""
 _TRIES = 20
 """Of one change; each means that another router was faster meanwhile."""
 
@@ -104,13 +110,19 @@ class Conductor:
         self.revision = 0
         self.proposals = Proposals(state.settings, state.clock, lambda: self._wake.set())
         self._arms = Arms()
+        self._evidence = Evidence()
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._look = Look()
         self._unfollowed = ""
         self._phase: tuple[int, int, float] = (0, 0, 0.0)
         self._heard: tuple[int, int, float] = (0, 0, 0.0)
-        self._reported = 0
+        self._reported: set[int] | None = None
+        self._tried = ""
+        self._value = b""
+        self._looked_s = 0.0
+        self._sure_s = 0.0
+        self._new_looks = 0
 
     async def start(self) -> None:
         """Agrees with those that are there, or is the first; after the first look at the store."""
@@ -120,7 +132,7 @@ class Conductor:
             self.agreed = first(wanted)
             self._follow()
         if wanted is not None:
-            self.agreed = msgspec.structs.replace(self.agreed, proposal=_digest(wanted))
+            self.agreed = msgspec.structs.replace(self.agreed, proposal=self.proposals.digest)
         try:
             await self._beat()
         except StoreUnavailable as error:
@@ -158,6 +170,14 @@ class Conductor:
 
     def hear(self, look: Look) -> None:
         """The store was read."""
+        now_s = self._now_s()
+        away_s = now_s - self._looked_s
+        if self._looked_s and away_s > _AWAY_S:
+            # Nothing went on meanwhile: neither the phase's time, nor the owner's silence.
+            self._phase = (*self._phase[:2], self._phase[2] + away_s)
+            self._heard = (*self._heard[:2], self._heard[2] + away_s)
+            self._sure_s = now_s + _AWAY_S
+        self._looked_s = now_s
         self._look = look
         self._wake.set()
 
@@ -190,16 +210,32 @@ class Conductor:
 
     async def skip(self) -> None:
         """Ends the phase that a switch is in; raises as ``switch`` does."""
-        await self._change(lambda state: skip(state, _wall_s(), phase_s=self._phase_s()))
-
-    async def roll_back(self) -> None:
-        """Ends the switch that is on; or else goes back to the profile that was active before.
-
-        Raises:
-            SwitchRefused: there is nothing to go back to.
-        """
+        await self._catch_up()
+        asked = _mark(self.agreed.switch)
 
         def move(state: State) -> State:
+            if asked is not None and _mark(state.switch) != asked:
+                raise SwitchRefused("the switch has gone on meanwhile; look again")
+            return skip(state, _wall_s(), phase_s=self._phase_s())
+
+        await self._change(move)
+
+    async def roll_back(self, number: int | None = None) -> None:
+        """Ends the switch that is on; or else goes back to the profile that was active before.
+
+        Args:
+            number: the switch that is meant; None for the one that is on, if there is one.
+
+        Raises:
+            SwitchRefused: there is nothing to go back to, or the switch is over.
+        """
+        await self._catch_up()
+        on = self.agreed.switch
+        meant = on.number if number is None and on is not None else number
+
+        def move(state: State) -> State:
+            if meant is not None and (state.switch is None or state.switch.number != meant):
+                raise SwitchRefused(f"switch {meant} is over; the history says how it ended")
             if state.switch is None:
                 return back(state, self._state.router_id)
             return roll_back(
@@ -213,9 +249,12 @@ class Conductor:
         state = self._state
         serving = Serving(profile, state.settings.share, state.counts)
         try:
-            state.pool.picture(serving)
             shadow = await compare(
-                list(state.dispatcher.recent), state.pool, state.servings.current, serving
+                list(state.dispatcher.recent),
+                state.pool,
+                state.servings.current,
+                serving,
+                lambda: state.pool.picture(serving),
             )
         finally:
             serving.leave()
@@ -251,10 +290,11 @@ class Conductor:
             if switch is None:
                 await self._propose()
             elif switch.owner == self._state.router_id:
-                await self._move(switch)
+                if switch.phase is not Phase.CANARY or self._now_s() >= self._sure_s:
+                    await self._move(switch)
             elif self._is_silent(switch):
                 log.warning("switch %d: its router is silent, taking over", switch.number)
-                await self._swap(lambda state: take_over(state, self._state.router_id))
+                await self._swap(lambda state: self._taken_over(state, switch))
         await self._state.follow_prefix()
         await self.proposals.tell(self.agreed, self._leads())
 
@@ -262,22 +302,39 @@ class Conductor:
         """Takes over what is in the store; writes down what is known where the store has nothing:
         it is new, or it lost what it had."""
         document = self._look.state
-        if document.revision == 0:
-            written = await self._state.store.swap(STATE, 0, encode(self.agreed))
-            if written is None:
-                document = await self._state.store.document(STATE)
-            else:
-                if self.revision:
-                    log.warning("the store had lost what the routers agree on; written again")
-                self.revision = written
-                return
-        if document.revision < self.revision:
-            # Read before this router's own last change; or the store lost it, and another router
-            # has written it again.
-            document = await self._state.store.document(STATE)
-        if document.revision in (0, self.revision):
+        known = (self.revision, self._value)
+        if document.revision and (document.revision, document.value) == known:
             return
-        self._take(document.revision, document.value)
+        if document.revision <= self.revision:
+            # Read before this router's own last change; or the store has lost it.
+            document = await self._state.store.document(STATE)
+        if document.revision == 0:
+            self._new_looks += 1
+            if self.revision or self._new_looks >= _NEW_LOOKS:
+                await self._restore(0)
+        elif document.value == self._value:
+            self.revision = document.revision
+        elif document.revision < self.revision and _is_older(document.value, self.agreed):
+            # Another router has written it again, and had missed the end.
+            await self._restore(document.revision)
+        else:
+            self._take(document.revision, document.value)
+
+    async def _restore(self, expected: int) -> None:
+        """Writes what this router knows into a store that has lost it, or never had it."""
+        value = encode(self.agreed)
+        revision = await self._state.store.swap(STATE, expected, value)
+        if revision is not None:
+            if self.revision:
+                log.warning("the store had lost what the routers agree on; written again")
+            self.revision, self._value = revision, value
+
+    async def _catch_up(self) -> None:
+        """Knows what is agreed on now, and not half a second ago."""
+        document = await self._state.store.document(STATE)
+        async with self._lock:
+            if document.revision > self.revision:
+                self._take(document.revision, document.value)
 
     def _take(self, revision: int, value: bytes) -> None:
         try:
@@ -287,7 +344,7 @@ class Conductor:
                 self._unfollowed = str(error)
                 log.error("what the routers agree on cannot be read, going on as before: %s", error)
             return
-        self.revision = revision
+        self.revision, self._value = revision, value
         self.agreed = agreed
         self._follow()
 
@@ -295,17 +352,10 @@ class Conductor:
         """Serves by what is agreed."""
         agreed, switch = self.agreed, self.agreed.switch
         self._report(agreed)
-        try:
-            current = self._serving(agreed.active.version)
-            candidate = None if switch is None else self._serving(switch.new.version)
-        except BatonError as error:
-            # Of a router of another version, say; what is served here stays as it is.
-            if self._unfollowed != error.message:
-                self._unfollowed = error.message
-                log.error("a profile that is agreed on cannot be served here: %s", error.message)
-            return
-        self._unfollowed = ""
         servings = self._state.servings
+        # One of a router of another release, say, cannot be served here; what is served stays.
+        current = self._serving(agreed.active.version) or servings.current
+        candidate = None if switch is None else self._serving(switch.new.version)
         if (current, candidate) != (servings.current, servings.candidate):
             if servings.current is not current:
                 log.info("profile %s, version %s, is active", current.name, current.version)
@@ -330,23 +380,27 @@ class Conductor:
         if self._heard[:2] != (switch.number, switch.beat):
             self._heard = (switch.number, switch.beat, self._now_s())
 
-    def _serving(self, version: str) -> Serving:
-        """The profile of a version in this router.
-
-        Raises:
-            BatonError: it cannot be read.
-        """
+    def _serving(self, version: str) -> Serving | None:
+        """The profile of a version in this router; None if it cannot be read here."""
         state = self._state
         found = state.servings.find(version)
         if found is None:
-            profile = profile_of(self.agreed, version)
+            try:
+                profile = profile_of(self.agreed, version)
+            except BatonError as error:
+                if self._unfollowed != error.message:
+                    self._unfollowed = error.message
+                    log.error("an agreed profile cannot be served here: %s", error.message)
+                return None
             found = Serving(profile, state.settings.share, state.counts, version=version)
         return found
 
     def _report(self, agreed: State) -> None:
         """Says in the log how switches ended."""
+        first_time = self._reported is None
+        told = self._reported or set()
         for report in agreed.history:
-            if report.number > self._reported:
+            if report.number not in told and not first_time:
                 bad = report.outcome is not Phase.COMMITTED
                 log.log(
                     logging.WARNING if bad else logging.INFO,
@@ -357,7 +411,7 @@ class Conductor:
                     report.reason,
                 )
                 self._state.metrics.switches.add((str(report.outcome),))
-        self._reported = max([self._reported, *(r.number for r in agreed.history)])
+        self._reported = {report.number for report in agreed.history}
 
     def _take_up_arms(self) -> None:
         """Begins to count for a canary that has begun."""
@@ -428,10 +482,11 @@ class Conductor:
                 list(state.dispatcher.recent), state.pool, servings.current, candidate
             )
             return Seen(phase_s=self._phase_s(), shadow=shadow)
+        self._evidence.hear(switch, self._arms, state.router_id, state.pool.others)
         return Seen(
             phase_s=self._phase_s(),
-            tallies=summed(switch.number, self._arms, state.pool.others),
-            before=before(switch.number, self._arms, state.pool.others),
+            tallies=self._evidence.tallies(),
+            before=self._evidence.before(),
         )
 
     def _missing(self, profile: ServingProfile) -> tuple[str, ...]:
@@ -470,17 +525,23 @@ class Conductor:
             return False
         return self._now_s() - since_s > OWNER_SILENT_S
 
+    def _taken_over(self, state: State, silent: Switch) -> State:
+        on = state.switch
+        if on is None or (on.number, on.beat) != (silent.number, silent.beat):
+            return state
+        return take_over(state, self._state.router_id)
+
     def _phase_s(self) -> float:
         return self._now_s() - self._phase[2]
 
     async def _propose(self) -> None:
         """Begins what the source wants, unless that was tried before."""
         agreed, wanted = self.agreed, self.proposals.wanted
-        if wanted is None:
+        digest = self.proposals.digest
+        # One router speaks for all: sources of several are not always of one mind at one moment.
+        if wanted is None or digest in (agreed.proposal, self._tried) or not self._leads():
             return
-        digest = _digest(wanted)
-        if digest == agreed.proposal:
-            return
+        self._tried = digest
         if wanted.version == agreed.active.version:
             # Noted, so that an operator's switch to another one is not taken back.
             await self._swap(lambda state: msgspec.structs.replace(state, proposal=digest))
@@ -546,9 +607,23 @@ class Conductor:
         return self._state.clock.monotonic_s()
 
 
-def _digest(wanted: ServingProfile) -> str:
-    """What a source proposes, as it is remembered."""
-    return f"{wanted.name}:{wanted.version}"
+def _mark(switch: Switch | None) -> tuple[int, int] | None:
+    return None if switch is None else (switch.number, switch.phase_number)
+
+
+def _is_older(value: bytes, agreed: State) -> bool:
+    """Whether a document was written before what is known here."""
+    try:
+        return _age(decode(value)) < _age(agreed)
+    except msgspec.DecodeError:
+        return False
+
+
+def _age(state: State) -> tuple[int, bool, int, int]:
+    switch = state.switch
+    if switch is None:
+        return (state.number, True, 0, 0)
+    return (state.number, False, switch.phase_number, switch.beat)
 
 
 def _wall_s() -> float:

@@ -42,7 +42,7 @@ class Proposals:
         self._task: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._told: Told | None = None
-        self._reported = 0
+        self._reported: set[int] | None = None
         self._bundle = Bundle()
 
     @property
@@ -54,6 +54,11 @@ class Proposals:
     def wanted(self) -> ServingProfile | None:
         """What the source wants active."""
         return self._catalog.wanted
+
+    @property
+    def digest(self) -> str:
+        """Of what the source wants active, name and text: the same at whoever reads it."""
+        return self._catalog.wanted_digest
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -125,13 +130,12 @@ class Proposals:
             return
         switch, history = agreed.switch, agreed.history
         event, warning = "", False
-        if history and history[-1].number != self._reported:
-            last = history[-1]
-            if self._reported:
-                event = f"Switch from {last.old.name} to {last.new.name}: {last.outcome}. "
-                event += last.reason
-                warning = last.outcome is not Phase.COMMITTED
-            self._reported = last.number
+        new = [r for r in history if self._reported is not None and r.number not in self._reported]
+        if new:
+            last = max(new, key=lambda report: report.at_s)
+            event = f"Switch from {last.old.name} to {last.new.name}: {last.outcome}. {last.reason}"
+            warning = last.outcome is not Phase.COMMITTED
+        self._reported = {report.number for report in history}
         told = Told(
             active=agreed.active.name,
             version=agreed.active.version,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from statistics import fmean
 
 import msgspec
@@ -23,13 +24,20 @@ _AT_A_TIME = 16
 """Requests between two looks at everything else: some milliseconds."""
 
 
-async def compare(recent: list[Recent], pool: WorkerPool, old: Serving, new: Serving) -> Shadow:
+async def compare(
+    recent: list[Recent],
+    pool: WorkerPool,
+    old: Serving,
+    new: Serving,
+    look_again: Callable[[], None] = lambda: None,
+) -> Shadow:
     """How many of the requests would take another way, and how long their first token would take.
 
     Args:
         recent: the last requests.
         pool: the workers.
         old, new: the profiles.
+        look_again: called after each pause, in which workers may have come or gone.
     """
     rng = random.Random(0)  # noqa: S311 (lots between workers)
     changed: Counter[str] = Counter()
@@ -38,6 +46,7 @@ async def compare(recent: list[Recent], pool: WorkerPool, old: Serving, new: Ser
     for at, request in enumerate(recent):
         if at % _AT_A_TIME == 0:
             await asyncio.sleep(0)
+            look_again()
         ask = _known(request)
         match = pool.match(request.chain, ask.prompt_tokens)
         plans = [plan(ask, pool.snapshot(side, match), rng) for side in (old, new)]
