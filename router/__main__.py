@@ -71,7 +71,8 @@ def main(
         str,
         typer.Option(
             envvar="BATON_STORE",
-            help="Where workers are registered: memory:// (this router alone) or redis://...",
+            help="Where workers are registered and routers agree: memory:// (this router alone) or "
+            "redis://... (also rediss://, redis+sentinel://, redis+cluster://).",
         ),
     ] = "memory://",
     profiles: Annotated[
