@@ -129,7 +129,7 @@ def _workers(workers: list[Mapping[str, Any]]) -> Table:
     for worker in sorted(workers, key=lambda worker: str(_mapping(worker.get("record")).get("id"))):
         record = _mapping(worker.get("record"))
         load = _mapping(record.get("load"))
-        marks = [mark for mark in ("suspect", "drained") if worker.get(mark)]
+        marks = [mark for mark in ("suspect", "drained", "turning") if worker.get(mark)]
         if worker.get("cordoned") and not worker.get("drained"):
             marks.append("draining")
         state = str(record.get("state", "")) + (f" ({', '.join(marks)})" if marks else "")
@@ -139,7 +139,7 @@ def _workers(workers: list[Mapping[str, Any]]) -> Table:
                 Text(str(value))
                 for value in (
                     record.get("id", ""),
-                    record.get("role", ""),
+                    _role(worker, record),
                     state,
                     record.get("model", ""),
                     record.get("url", ""),
@@ -153,6 +153,12 @@ def _workers(workers: list[Mapping[str, Any]]) -> Table:
             )
         )
     return table
+
+
+def _role(worker: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """What it was started for, and what it is used for where that is something else."""
+    own, used = record.get("role", ""), worker.get("role")
+    return f"{own} as {used}" if used and used != own else str(own)
 
 
 def _handoffs(open_now: list[Any], stranded: list[Any]) -> Table:

@@ -296,7 +296,7 @@ class Conductor:
                 log.warning("switch %d: its router is silent, taking over", switch.number)
                 await self._swap(lambda state: self._taken_over(state, switch))
         await self._state.follow_prefix()
-        await self.proposals.tell(self.agreed, self._leads())
+        self.proposals.tell(self.agreed, self._leads())
 
     async def _agree(self) -> None:
         """Takes over what is in the store; writes down what is known where the store has nothing:

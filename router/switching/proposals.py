@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from baton.clock import Clock
 from baton.errors import BatonError
@@ -18,6 +20,10 @@ from router.settings import RouterSettings
 
 _FIRST_READ_S = 5.0
 """For the source to answer when the router starts; later it may come whenever it comes."""
+
+_TELL_AGAIN_S = 60.0
+"""What is shown at the source is shown again, in case it was lost there."""
+_MOST_UNTOLD = 32
 
 log = logging.getLogger("baton.router.profiles")
 
@@ -41,8 +47,13 @@ class Proposals:
         self._on_change = on_change
         self._task: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._clock = clock
         self._told: Told | None = None
+        self._told_s = 0.0
+        self._untold: deque[Told] = deque()
+        self._tell_wake = asyncio.Event()
         self._reported: set[int] | None = None
+        self._refused: frozenset[str] = frozenset()
         self._bundle = Bundle()
 
     @property
@@ -99,6 +110,9 @@ class Proposals:
             what = error.message if isinstance(error, BatonError) else "no answer in time"
             log.warning("profiles cannot be read yet, starting without: %s", what)
         self._task = asyncio.create_task(self._follow(self._source), name="profile-source")
+        self._telling = asyncio.create_task(
+            self._tell_all(self._source), name="tell-profile-source"
+        )
 
     async def _follow(self, source: ProfileSource) -> None:
         async with contextlib.aclosing(source.changes()) as changes:  # type: ignore[type-var]
@@ -124,33 +138,43 @@ class Proposals:
         for problem in before - set(change.problems):
             log.info("mended: %s", problem)
 
-    async def tell(self, agreed: State, leads: bool) -> None:
-        """Shows at the source what became of it; one router of all does. Does not wait."""
-        if self._source is None or not leads:
+    def tell(self, agreed: State, leads: bool) -> None:
+        """Has the source show operators what became of it; one router of all does. Does not wait:
+        a source that answers slowly holds nothing up."""
+        if self._source is None:
             return
-        switch, history = agreed.switch, agreed.history
-        event, warning = "", False
-        new = [r for r in history if self._reported is not None and r.number not in self._reported]
-        if new:
-            last = max(new, key=lambda report: report.at_s)
-            event = f"Switch from {last.old.name} to {last.new.name}: {last.outcome}. {last.reason}"
-            warning = last.outcome is not Phase.COMMITTED
-        self._reported = {report.number for report in history}
+        ended, self._reported = self._reported, {report.number for report in agreed.history}
+        refused, self._refused = self._refused, frozenset(self.problems)
+        if not leads:
+            return
+        events = []
+        for report in sorted(agreed.history, key=lambda report: report.at_s):
+            if ended is not None and report.number not in ended:
+                bad = report.outcome is not Phase.COMMITTED
+                way = f"from {report.old.name} to {report.new.name}"
+                events.append((f"Switch {way}: {report.outcome}. {report.reason}", bad))
+        events += [(f"Refused: {line}", True) for line in self.problems if line not in refused]
+        switch = agreed.switch
         told = Told(
             active=agreed.active.name,
             version=agreed.active.version,
             phase="" if switch is None else f"{switch.phase} of {switch.new.name}",
             problems=self.problems,
-            event=event,
-            warning=warning,
         )
-        busy = self._telling is not None and not self._telling.done()
-        if told == self._told or (busy and not event):
-            return
-        if busy and self._telling is not None:
-            await self._telling
-        self._told = told
-        self._telling = asyncio.create_task(self._source.tell(told), name="tell-profile-source")
+        now_s = self._clock.monotonic_s()
+        if told != self._told or now_s - self._told_s >= _TELL_AGAIN_S or events:
+            self._told, self._told_s = told, now_s
+            for event, bad in events or [("", False)]:
+                if len(self._untold) < _MOST_UNTOLD:
+                    self._untold.append(replace(told, event=event, warning=bad))
+            self._tell_wake.set()
+
+    async def _tell_all(self, source: ProfileSource) -> None:
+        while True:
+            await self._tell_wake.wait()
+            self._tell_wake.clear()
+            while self._untold:
+                await source.tell(self._untold.popleft())
 
     async def close(self) -> None:
         """Stops following."""

@@ -173,7 +173,7 @@ class FakeKubernetes:
         kind = self._kind(plural)
         before = self._objects.get((kind, namespace, name))
         metadata = before["metadata"] if before else {"name": name, "namespace": namespace}
-        return self._store(kind, {**content, "metadata": {**metadata}})
+        return self._store(kind, {**copy.deepcopy(content), "metadata": {**metadata}})
 
     def delete(self, plural: str, namespace: str, name: str) -> None:
         """Deletes an object, which must be there."""

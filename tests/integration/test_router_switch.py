@@ -16,6 +16,7 @@ from profiles import parse_profile
 from tests.fakes.broken_profiles import broken_profiles
 from tests.fakes.engine import MODEL, Leg
 from tests.fakes.engine_faults import Trouble
+from tests.fakes.kubernetes_api import FakeKubernetes
 from tests.fakes.waiting import until
 from tests.integration.router_cluster import (
     COMPLETIONS,
@@ -358,3 +359,36 @@ async def test_a_worker_changes_roles_only_when_its_old_work_has_ended() -> None
         assert (await report(c))["last"]["outcome"] == "committed"
         assert (await c.complete(LONG)).path == "disaggregated"
         assert {r.id: r.role for r in c.state.pool.seated()}[c.p.record().id] is Role.PREFILL
+
+
+async def test_a_configmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the Kubernetes API: what it names is switched to; what is wrong stands in the status
+    ConfigMap and in an Event, with key, line and reason, and changes nothing."""
+    async with FakeKubernetes() as cluster_api:
+        monkeypatch.setenv("KUBECONFIG", str(cluster_api.kubeconfig(tmp_path)))
+        data = {"test.yaml": BACK, "plain.yaml": STANDARD, "active": "test"}
+        cluster_api.put("configmaps", "serving", "profiles", {"data": data})
+        async with cluster(profiles="configmap:serving/profiles") as c:
+            assert c.state.profile.version == V_BACK
+            data["active"] = "plain"
+            cluster_api.put("configmaps", "serving", "profiles", {"data": data})
+            await until(lambda: c.state.profile.version == V_STANDARD, timeout_s=10)
+            c.expected_errors.append("refused: ")
+            data["plain.yaml"] = STANDARD.replace("prepare_s: 5", "prepare_s: soon")
+            cluster_api.put("configmaps", "serving", "profiles", {"data": data})
+
+            def status() -> str:
+                found = cluster_api.get("configmaps", "serving", "profiles-status") or {}
+                return str(found.get("data"))
+
+            await until(lambda: "spec.switch.prepare_s" in status(), timeout_s=10, what="status")
+            assert "plain.yaml:15" in status()
+            assert V_STANDARD in status()
+
+            def said(reason: str) -> str:
+                events = cluster_api.all("events", "serving")
+                return "\n".join(e["message"] for e in events if e["reason"] == reason)
+
+            await until(lambda: "spec.switch.prepare_s" in said("ProfileRefused"))
+            assert "committed" in said("ProfileSwitched")
+            assert version_of(await c.complete(LONG)) == V_STANDARD

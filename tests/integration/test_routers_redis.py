@@ -48,6 +48,9 @@ from tests.integration.test_router_switch import (
     version_of,
 )
 
+AWAY_S = float(os.environ.get("BATON_AWAY_S", "1"))
+"""How long Redis is away under load."""
+
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
@@ -303,7 +306,7 @@ async def test_redis_is_away_under_load(redis: RedisServer, how: str) -> None:
             await until(lambda: a.state.pool.is_lost and b.state.pool.is_lost, timeout_s=15)
             assert (await ask_switch(a, BACK)).status == 503
             assert await a.metric("baton_store_lost") == 1
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(AWAY_S)
             if how == "stopped":
                 os.kill(redis.pid, signal.SIGCONT)
             else:

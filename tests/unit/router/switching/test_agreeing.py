@@ -1,0 +1,266 @@
+"""What several routers agree on: who proposes, who moves a switch on, how its end is known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+import pytest
+
+from baton.errors import InvalidRequest
+from baton.store import STATE
+from baton.types import WorkerId
+from profiles import ServingProfile
+from profiles.switching import Phase, SwitchRefused, decode, encode
+from tests.unit.router.switching.routers import MISFIT, Cluster, X, handing_over, serve, settle
+
+Y, Z = handing_over(50), handing_over(60)
+CANARY = handing_over(70, share=0.5, terms=", hold_s: 30, canary_s: 60")
+LATER = handing_over(80, share=0.5)
+
+
+# --- sources ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ends"),
+    [(Y, [(1, "y50", "committed")]), (MISFIT, [(1, "misfit", "refused")])],
+    ids=["good", "bad"],
+)
+async def test_sources_at_odds(
+    cluster: Cluster, wanted: ServingProfile, ends: list[tuple[int, str, str]]
+) -> None:
+    """The first router's counts; the other's old text takes nothing back, and nothing is tried
+    over and over."""
+    a, b = await cluster.started(2, sources=True)
+    a.source.wants(wanted)
+    await settle()
+    await cluster.go(20, a, b)
+    assert a.ends == b.ends == ends
+
+
+async def test_who_follows_proposes_nothing(cluster: Cluster) -> None:
+    """What only the other router's source wants waits until the first one's wants it too, or the
+    first router is gone."""
+    a, b = await cluster.started(2, sources=True)
+    b.source.wants(Y)
+    await settle()
+    await cluster.go(5, a, b)
+    assert a.ends == []
+    await a.leave()
+    await cluster.go(6, b)
+    assert b.ends == [(1, "y50", "committed")]
+
+
+async def test_a_proposal_is_tried_once(cluster: Cluster) -> None:
+    """One that was refused, or rolled back, comes again when its text is another one."""
+    a, b = await cluster.started(2, sources=True)
+    a.source.wants(CANARY)
+    await settle()
+    await cluster.go(1, b, a)
+    await b.conductor.roll_back()
+    await cluster.go(20, a, b)
+    assert a.ends == [(1, "y70", "rolled_back")]
+    a.source.wants(handing_over(70, share=0.4))
+    await settle()
+    assert a.phase is not None
+
+
+async def test_an_operator_overrules_the_source(cluster: Cluster) -> None:
+    """A switch away from what the source wants stays, also where the router had started with that
+    profile by chance and nothing was ever proposed."""
+    a, b = await cluster.started(2, sources=True)
+    await b.switch(Y)
+    await cluster.go(20, a, b)
+    assert a.active == b.active == "y50"
+    assert len(a.ends) == 1
+
+
+# --- operators ---
+
+
+async def test_rolling_back_twice(cluster: Cluster) -> None:
+    """With a number, the second one is refused, and nobody goes a profile further back."""
+    a, b = await cluster.started(2)
+    await a.switch(Y)
+    await cluster.go(1, a, b)
+    number = await a.switch(CANARY)
+    await cluster.go(1, a, b)
+    await a.conductor.roll_back(number)
+    for router in (a, b):
+        with pytest.raises(SwitchRefused, match="is over"):
+            await router.conductor.roll_back(number)
+    await cluster.go(2, a, b)
+    assert a.active == b.active == "y50"
+
+
+@pytest.mark.parametrize("number", [2, None])
+async def test_rolling_back_at_two_routers_at_once(cluster: Cluster, number: int | None) -> None:
+    """Both mean the switch that is on, whether they say so or not; one of them is refused."""
+    a, b = await cluster.started(2)
+    await a.switch(Y)
+    await cluster.go(1, a, b)
+    await a.switch(CANARY)
+    await cluster.go(1, a, b)
+    cluster.store.slow = True
+    results = await asyncio.gather(
+        *(each.conductor.roll_back(number) for each in (a, b)), return_exceptions=True
+    )
+    assert sorted(type(each).__name__ for each in results) == ["NoneType", "SwitchRefused"]
+    await cluster.go(2, a, b)
+    assert a.active == b.active == "y50"
+    assert a.ends[1:] == [(2, "y70", "rolled_back")]
+
+
+async def test_a_switch_ends_before_it_is_rolled_back(cluster: Cluster) -> None:
+    """Between an operator's call and its write it is committed: then nothing is rolled back."""
+    a, b = await cluster.started(2)
+    await a.switch(CANARY)
+    await cluster.go(1, a, b)
+    cluster.store.meanwhile = a.conductor.skip
+    with pytest.raises(SwitchRefused, match="switch 1 is over"):
+        await b.conductor.roll_back()
+    await cluster.go(2, a, b)
+    assert b.active == "y70"
+    assert b.ends == [(1, "y70", "committed")]
+
+
+async def test_a_phase_ends_before_it_is_skipped(cluster: Cluster) -> None:
+    """Between the call and its write the canary has begun: it is not the phase that was meant."""
+    slow = handing_over(70, share=0.5, terms=", prepare_s: 30")
+    a, b = await cluster.started(2)
+    await cluster.store.remove_worker(WorkerId("p"))
+    await a.switch(slow)
+    await cluster.go(1, a, b)
+    assert b.phase is Phase.PREPARE
+    cluster.store.meanwhile = a.conductor.skip
+    with pytest.raises(SwitchRefused, match="gone on meanwhile"):
+        await b.conductor.skip()
+    assert b.phase is Phase.CANARY
+
+
+async def test_a_phase_has_ended_elsewhere(cluster: Cluster) -> None:
+    """An operator who saw at one router that the switch prepares does not commit its canary."""
+    a, b = await cluster.started(2)
+    await a.switch(CANARY)
+    await b.state.pool.refresh()
+    await settle()
+    assert (a.phase, b.phase) == (Phase.CANARY, Phase.PREPARE)
+    with pytest.raises(SwitchRefused, match="gone on meanwhile"):
+        await b.conductor.skip()
+    assert b.ends == []
+
+
+# --- ends ---
+
+
+async def test_each_end_is_told_once(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log and the metrics of each router, and at the source; also of a switch during which
+    another one was refused, which has the higher number and is there first."""
+    caplog.set_level(logging.INFO, logger="baton.router.switch")
+    a, b = await cluster.started(2, sources=True)
+    await a.switch(CANARY)
+    await cluster.go(1, a, b)
+    with pytest.raises(InvalidRequest):
+        await b.switch(MISFIT)
+    await cluster.go(1, a, b)
+    await a.conductor.roll_back()
+    await cluster.go(2, a, b)
+    await b.switch(Y)
+    await cluster.go(2, a, b)
+    assert a.ends == [
+        (1, "y70", "rolled_back"),
+        (2, "misfit", "refused"),
+        (3, "y50", "committed"),
+    ]
+    for router in (a, b):
+        assert [router.counted(outcome) for outcome in (Phase.ROLLED_BACK, Phase.REFUSED)] == [1, 1]
+        assert router.counted(Phase.COMMITTED) == 1
+    said = [message for message in caplog.messages if " from x to " in message]
+    assert [sum(f"switch {number} " in each for each in said) for number in (1, 2, 3)] == [2, 2, 2]
+    assert a.source.events == [
+        "Switch from x to misfit: refused",
+        "Switch from x to y70: rolled_back",
+        "Switch from x to y50: committed",
+    ]
+    assert b.source.events == []
+
+
+async def test_who_joins_counts_nothing_old(cluster: Cluster) -> None:
+    """Its counters are of its own life; what was active when it came it serves."""
+    (a,) = await cluster.started(1)
+    await a.switch(Y)
+    await cluster.go(1, a)
+    (late,) = cluster.make(1)
+    await late.join()
+    await cluster.go(1, a, late)
+    assert late.active == "y50"
+    assert late.counted(Phase.COMMITTED) == 0
+    assert late.source.events == []
+
+
+# --- owners ---
+
+
+async def test_one_takes_over(cluster: Cluster) -> None:
+    """Of two that find the owner silent at the same moment, one does; the other does not take it
+    from that one, and the phase's time begins anew."""
+    a, b, c = await cluster.started(3)
+    await a.switch(CANARY)
+    await cluster.go(1, a, b, c)
+    await a.leave()
+    await cluster.go(3, b, c)
+    assert b.agreed.switch is not None
+    assert b.agreed.switch.owner == a.state.router_id
+    cluster.clock.advance(0.5)
+    await cluster.look(b, c)
+    await cluster.go(10, b, c)
+    assert c.agreed.switch is not None
+    assert c.agreed.switch.owner == b.state.router_id
+    assert c.agreed.switch.phase_number == 2
+
+
+async def test_an_owner_that_comes_back_late(cluster: Cluster) -> None:
+    """It was away while another took over: it does nothing to the switch any more."""
+    a, b = await cluster.started(2)
+    await a.switch(CANARY)
+    await cluster.go(1, a, b)
+    await cluster.go(4, b)
+    await cluster.go(2, a, b)
+    assert a.agreed.switch is not None
+    assert a.agreed.switch.owner == b.state.router_id
+
+
+# --- other releases ---
+
+
+async def test_a_profile_that_cannot_be_read_here(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of a newer release, say: the active one goes on, nothing of it piles up, no share of the
+    requests goes to what was tried before, and one line says so."""
+    a, b = await cluster.started(2)
+    await a.switch(LATER)
+    await cluster.go(1, a, b)
+    await a.conductor.roll_back()
+    await cluster.go(1, a, b)
+    await a.switch(CANARY)
+    document = await cluster.store.document(STATE)
+    state = decode(document.value)
+    texts = dict.fromkeys([CANARY.version], '{"of": "tomorrow"}')
+    broken = encode(msgspec.structs.replace(state, profiles=state.profiles | texts))
+    assert await cluster.store.swap(STATE, document.revision, broken)
+    await cluster.go(1, a, b)
+    b.servings.sweep()
+    before = len(b.state.counts._followers)
+    await cluster.go(20, a, b)
+    assert b.phase is Phase.CANARY
+    assert (b.active, b.servings.candidate) == (X.name, None)
+    assert {b.servings.pick(f"r{number}") for number in range(50)} == {b.servings.current}
+    assert len(b.state.counts._followers) == before == 1
+    said = [m for m in caplog.messages if "cannot be served here" in m]
+    assert len(said) == 1
+    serve(b.servings.current, good=1)
+    await b.conductor.roll_back()
+    assert b.ends[-1][2] == "rolled_back"
