@@ -287,7 +287,9 @@ def _add_actions(admin: APIRouter, family: Family) -> None:
 
     @admin.post("/switch/skip", summary="End the phase that a switch is in")
     async def skip(request: Request) -> Response:
-        return await tell_one(request, "/admin/switch/skip")
+        query = request.url.query
+        path = "/admin/switch/skip"
+        return await tell_one(request, f"{path}?{query}" if query else path)
 
     @admin.post("/rollback", summary="Roll back the switch that is on, or go back")
     async def rollback(request: Request) -> Response:

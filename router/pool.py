@@ -90,6 +90,7 @@ class WorkerPool:
         self._held: dict[WorkerId, WorkerRecord] = {}
         self._held_until_s = 0.0
         self._lost_s = 0.0
+        self._unheard = False
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._seated: dict[WorkerId, WorkerRecord] = {}
         self._others: tuple[RouterRecord, ...] = ()
@@ -318,6 +319,7 @@ class WorkerPool:
             if self._others and self._clock.monotonic_s() - self._lost_s > _ROUTER_TTL_S:
                 # What others told holds no longer than in the store.
                 self._hear(())
+                self._unheard = True
             return
         before = self._look
         emptied = before is not None and look.epoch != before.epoch
@@ -329,7 +331,8 @@ class WorkerPool:
         if self._held:
             look = self._with_held(look)
         self._tellers = {}
-        if before is None or look.routers is not before.routers:
+        if before is None or look.routers is not before.routers or self._unheard:
+            self._unheard = False
             self._hear(look.routers)
         if (
             before is None

@@ -75,11 +75,7 @@ class Roles:
                 self._turning.pop(worker_id, None)
                 continue
             wanted = Role.PREFILL in roles
-            if (
-                wanted
-                and roles[-1] not in (None, Role.PREFILL)
-                and not self._prefills.get(worker_id)
-            ):
+            if wanted and roles[-1] not in (None, Role.PREFILL):
                 wanted = self._can_spare(record, records, assigned, admitting[-1], usable)
             if self._prefills.setdefault(worker_id, wanted) == wanted:
                 self._turning.pop(worker_id, None)

@@ -123,8 +123,12 @@ def add_profile_routes(admin: APIRouter, state: RouterState) -> None:
         return _json({**switch_report(state), "number": number}, 202)
 
     @admin.post("/switch/skip", summary="End the phase that a switch is in", status_code=202)
-    async def skip() -> Response:
-        await conductor.skip()
+    async def skip(
+        phase: Annotated[
+            Phase | None, Query(description="The phase that is meant; without: whichever it is.")
+        ] = None,
+    ) -> Response:
+        await conductor.skip(phase)
         return _json(switch_report(state), 202)
 
     @admin.post(

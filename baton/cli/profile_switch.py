@@ -86,7 +86,9 @@ def run_skip(admin: str | None, home: Path, *, as_json: bool) -> int:
     """
 
     async def work(client: AdminClient) -> int:
-        raw = await client.ask("POST", "/admin/switch/skip")
+        before = understood(await client.ask("GET", "/admin/switch"), SwitchAnswer)
+        query = "" if before.switch is None else f"?phase={before.switch.phase}"
+        raw = await client.ask("POST", f"/admin/switch/skip{query}")
         answer = understood(raw, SwitchAnswer)
         if as_json:
             sys.stdout.write(json.dumps(raw, indent=2) + "\n")

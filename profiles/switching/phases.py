@@ -58,6 +58,7 @@ class Seen(msgspec.Struct, frozen=True):
         shadow: in SHADOW, once it is known.
         tallies: in CANARY, by version, summed over all routers.
         before: the old profile's tally of the minutes before.
+        told, told_before: the same by router, to be kept for a new owner.
     """
 
     phase_s: float = 0.0
@@ -65,6 +66,8 @@ class Seen(msgspec.Struct, frozen=True):
     shadow: Shadow | None = None
     tallies: dict[str, Tally] = {}
     before: Tally = Tally()
+    told: dict[str, dict[str, Tally]] = {}
+    told_before: dict[str, Tally] = {}
 
 
 # --- profiles in the document ---
@@ -253,7 +256,7 @@ def step(state: State, seen: Seen, *, at_s: float) -> State:
             # Versions that are not of this switch have no place in its report.
             versions = (switch.old.version, switch.new.version)
             tallies = {version: seen.tallies.get(version, Tally()) for version in versions}
-            switch = replace(switch, tallies=tallies)
+            switch = replace(switch, tallies=tallies, told=seen.told, told_before=seen.told_before)
             return _judged(replace(state, switch=switch), switch, seen, at_s)
     return state
 

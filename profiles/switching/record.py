@@ -103,6 +103,8 @@ class Switch(msgspec.Struct, frozen=True):
         notes: what else operators should know, a sentence each.
         shadow: once the phase is over.
         tallies: in CANARY, by version, over all routers, as the owner last summed them.
+        told, told_before: in CANARY, by router, what it told of both sides, and of the old one's
+            minutes before; so that a new owner knows it of routers that are gone.
         took_s: by phase that is over, how long it lasted under its last owner, where that is known.
         skipped: phases that an operator ended early.
     """
@@ -121,6 +123,8 @@ class Switch(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     shadow: Shadow | None = None
     tallies: dict[str, Tally] = {}
+    told: dict[str, dict[str, Tally]] = {}
+    told_before: dict[str, Tally] = {}
     took_s: dict[str, float] = {}
     skipped: tuple[Phase, ...] = ()
 

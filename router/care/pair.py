@@ -38,8 +38,9 @@ class PairRow:
 @dataclass(slots=True, eq=False)
 class Pair:
     """What is known of one pair; changed by ``Pairs`` only. ``moved_s``: when KV last moved between
-    the two, so that each knows the other. ``trusted``: it was good under the rules before, and is
-    used until a check under these says otherwise."""
+    the two, so that each knows the other. ``checked_bytes_per_s``: what
+    its last check measured exactly; handoffs of requests do not move it. ``trusted``: it was good
+    under the rules before, and is used until a check under these says otherwise."""
 
     prefill: WorkerRecord
     decode: WorkerRecord
@@ -52,6 +53,7 @@ class Pair:
     tries: int = 0
     moved_s: float | None = None
     trusted: bool = False
+    checked_bytes_per_s: float | None = None
 
     @property
     def engines(self) -> tuple[str, str]:

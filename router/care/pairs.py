@@ -222,15 +222,21 @@ class Pairs:
             if prefill is None or decode is None:
                 continue
             pair = self._add(prefill, decode)
-            if pair.engines != old.engines or old.state is not PairState.READY:
+            key = (prefill_id, decode_id)
+            if pair.engines != old.engines:
                 continue
+            if old.trusted and old.tries == 0 and pair.state is PairState.UNCHECKED:
+                pair.trusted = True
+                self._show(key, pair)
+            if old.state is not PairState.READY:
+                continue
+            pair.checked_bytes_per_s = old.checked_bytes_per_s
             pair.bandwidth_bytes_per_s, pair.exact = old.bandwidth_bytes_per_s, old.exact
             pair.setup_s, pair.moved_s = old.setup_s, old.moved_s
             if pair.state is not PairState.UNCHECKED:
                 continue
-            floor, measured = rules.floor_bytes_per_s, old.bandwidth_bytes_per_s
-            key = (prefill_id, decode_id)
-            if before.warm_pairs and (floor is None or (measured or 0.0) >= floor):
+            floor, checked = rules.floor_bytes_per_s, old.checked_bytes_per_s
+            if before.warm_pairs and (floor is None or checked is None or checked >= floor):
                 self._enter(key, pair, PairState.READY, "")
             elif not before.warm_pairs:
                 pair.trusted = True
@@ -387,6 +393,7 @@ class Pairs:
         pair.moved_s = self._clock.monotonic_s()
         pair.setup_s = measured.setup_s
         pair.bandwidth_bytes_per_s, pair.exact = measured.bandwidth_bytes_per_s, measured.exact
+        pair.checked_bytes_per_s = measured.bandwidth_bytes_per_s if measured.exact else None
         floor = self._rules.floor_bytes_per_s
         if pair.state is not PairState.CHECKING or self._pairs.get(key) is not pair:
             return  # quarantined, released or gone meanwhile

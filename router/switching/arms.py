@@ -57,45 +57,49 @@ class Arms:
         return {v: _since(arm.tally(), then) for v, (arm, then) in self._from.items()}
 
 
+def _requests(tallies: dict[str, Tally]) -> int:
+    return sum(tally.requests for tally in tallies.values())
+
+
 class Evidence:
     """What all routers saw of a canary, kept by its owner. What a router told stays when it is
     gone: it may be the new profile that took it away."""
 
     def __init__(self) -> None:
         self._number = 0
-        self._told: dict[str, dict[str, Tally]] = {}
-        self._before: dict[str, Tally] = {}
+        self.told: dict[str, dict[str, Tally]] = {}
+        self.told_before: dict[str, Tally] = {}
 
     def hear(
         self, switch: Switch, own: Arms, own_id: RouterId, others: Iterable[RouterRecord]
     ) -> None:
         """Takes over what is known now."""
-        new = self._number != switch.number
-        if new:
+        if self._number != switch.number:
             self._number = switch.number
-            self._told, self._before = {}, {}
+            self.told, self.told_before = {}, {}
+        # What another owner knew of routers that are gone by now.
+        for router_id, tallies in switch.told.items():
+            if _requests(tallies) >= _requests(self.told.get(router_id, {})):
+                self.told[router_id] = tallies
+                self.told_before[router_id] = switch.told_before.get(router_id, Tally())
         if own.number == switch.number:
-            self._told[own_id], self._before[own_id] = own.tallies(), own.before
+            self.told[own_id], self.told_before[own_id] = own.tallies(), own.before
         for record in others:
             if record.switch == switch.number:
-                self._told[record.id], self._before[record.id] = record.tallies, record.before
-        if new:
-            # Taken over from another owner: what it knew of routers that are gone by now.
-            now = self.tallies()
-            gone = {v: _since(t, now.get(v, Tally())) for v, t in switch.tallies.items()}
-            self._told[""] = {v: tally for v, tally in gone.items() if tally.requests > 0}
+                self.told[record.id] = record.tallies
+                self.told_before[record.id] = record.before
 
     def tallies(self) -> dict[str, Tally]:
         """By version."""
         found: dict[str, list[Tally]] = {}
-        for told in self._told.values():
+        for told in self.told.values():
             for version, tally in told.items():
                 found.setdefault(version, []).append(tally)
         return {version: total(parts) for version, parts in found.items()}
 
     def before(self) -> Tally:
         """What the old profile did in the minutes before."""
-        return total(self._before.values())
+        return total(self.told_before.values())
 
 
 __all__ = ["Arms", "Evidence"]

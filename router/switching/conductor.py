@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from baton.errors import BatonError, InvalidRequest, StoreUnavailable, TooManyRequests
-from baton.store import STATE, Look
+from baton.store import STATE, Document, Look
 from baton.types import RouterRecord, WorkerId, WorkerRecord, WorkerState
 from profiles import ServingProfile
 from profiles.switching import (
@@ -64,12 +64,13 @@ ROUTER_TTL_S = 5.0
 """Seconds that a router's record lives; ten beats."""
 _STORE_S = 3.0
 """For what is written to the store at the end."""
-_AWAY_S = 1.5
-"""Between two looks at the store, after which it was away; so long, once it is back, all that the
-others have to tell is not here yet."""
-_NEW_LOOKS = 2
-"""Looks at a store that has nothing, before a router that comes new says what counts: one that
-knows says so at once."""
+_AWAY_S = 3.0
+"""Between two looks at the store, after which it was away."""
+_SURE_S = 1.5
+"""Once it is back, until all that the others have to tell is here."""
+_NEW_S = 1.0
+"""That a router which comes new waits at a store that has nothing, before it says what counts: one
+that knows says so at once."""
 _TRIES = 20
 """Of one change; each means that another router was faster meanwhile."""
 
@@ -122,7 +123,7 @@ class Conductor:
         self._value = b""
         self._looked_s = 0.0
         self._sure_s = 0.0
-        self._new_looks = 0
+        self._new_s: float | None = None
 
     async def start(self) -> None:
         """Agrees with those that are there, or is the first; after the first look at the store."""
@@ -176,7 +177,9 @@ class Conductor:
             # Nothing went on meanwhile: neither the phase's time, nor the owner's silence.
             self._phase = (*self._phase[:2], self._phase[2] + away_s)
             self._heard = (*self._heard[:2], self._heard[2] + away_s)
-            self._sure_s = now_s + _AWAY_S
+            self._sure_s = now_s + _SURE_S
+        if look.epoch != self._look.epoch:
+            self._sure_s = now_s + _SURE_S
         self._looked_s = now_s
         self._look = look
         self._wake.set()
@@ -208,13 +211,23 @@ class Conductor:
         )
         return self.agreed.number
 
-    async def skip(self) -> None:
-        """Ends the phase that a switch is in; raises as ``switch`` does."""
-        await self._catch_up()
+    async def skip(self, phase: Phase | None = None) -> None:
+        """Ends the phase that a switch is in, as far as this router knows.
+
+        Args:
+            phase: the one that is meant; None for whichever it is.
+
+        Raises:
+            SwitchRefused: no switch is on, or it has gone on meanwhile.
+            StoreUnavailable: nothing can be agreed on now.
+        """
         asked = _mark(self.agreed.switch)
+        await self._catch_up()
 
         def move(state: State) -> State:
-            if asked is not None and _mark(state.switch) != asked:
+            on = state.switch
+            elsewhere = asked is not None and _mark(on) != asked
+            if elsewhere or (phase is not None and on is not None and on.phase is not phase):
                 raise SwitchRefused("the switch has gone on meanwhile; look again")
             return skip(state, _wall_s(), phase_s=self._phase_s())
 
@@ -229,8 +242,9 @@ class Conductor:
         Raises:
             SwitchRefused: there is nothing to go back to, or the switch is over.
         """
-        await self._catch_up()
         on = self.agreed.switch
+        await self._catch_up()
+        on = self.agreed.switch if on is None else on
         meant = on.number if number is None and on is not None else number
 
         def move(state: State) -> State:
@@ -308,9 +322,14 @@ class Conductor:
         if document.revision <= self.revision:
             # Read before this router's own last change; or the store has lost it.
             document = await self._state.store.document(STATE)
+        await self._reconcile(document)
+
+    async def _reconcile(self, document: Document) -> None:
+        """Of what is in the store and what is known here the newer one counts."""
         if document.revision == 0:
-            self._new_looks += 1
-            if self.revision or self._new_looks >= _NEW_LOOKS:
+            now_s = self._now_s()
+            self._new_s = now_s if self._new_s is None else self._new_s
+            if self.revision or now_s - self._new_s >= _NEW_S:
                 await self._restore(0)
         elif document.value == self._value:
             self.revision = document.revision
@@ -360,17 +379,20 @@ class Conductor:
             if servings.current is not current:
                 log.info("profile %s, version %s, is active", current.name, current.version)
             self._state.arrange(current, candidate)
-        if switch is None or candidate is None:
-            servings.slo = current.profile.spec.slo
+        servings.slo = current.profile.spec.slo
+        if switch is None:
+            return
+        self._mark(switch)
+        if candidate is None:
             return
         servings.number = switch.number
         servings.share = switch.terms.share if switch.phase is Phase.CANARY else 0.0
-        for side in (current, candidate):
-            slo = side.profile.spec.slo
-            if slo.model_dump(exclude_none=True):
-                # Both sides are held against the same level: the one that was promised.
-                servings.slo = slo
-                break
+        if not servings.slo.model_dump(exclude_none=True):
+            # Both sides are held against the same level: the one that was promised, if any was.
+            servings.slo = candidate.profile.spec.slo
+
+    def _mark(self, switch: Switch) -> None:
+        """Notes when a phase began, and when its owner was heard of last."""
         mark = (switch.number, switch.phase_number)
         if self._phase[:2] != mark:
             self._phase = (*mark, self._now_s())
@@ -449,7 +471,9 @@ class Conductor:
     def _leads(self) -> bool:
         """Whether this router speaks for all where one has to: the first by its id."""
         own = self._state.router_id
-        return all(own <= record.id for record in self._look.routers)
+        told = [record.id for record in self._look.routers]
+        # Right after an outage the others have not told yet.
+        return own in told and own == min(told) and self._now_s() >= self._sure_s
 
     # --- moving a switch on ---
 
@@ -473,11 +497,14 @@ class Conductor:
         """What the next step is judged by."""
         state, servings = self._state, self._state.servings
         candidate = servings.candidate
-        if candidate is None:
-            return Seen(phase_s=self._phase_s(), missing=("this router cannot serve the profile",))
         if switch.phase is Phase.PREPARE:
+            if candidate is None:
+                unable = "the router that makes the switch cannot serve the profile"
+                return Seen(phase_s=self._phase_s(), missing=(unable,))
             return Seen(phase_s=self._phase_s(), missing=self._missing(candidate.profile))
         if switch.phase is Phase.SHADOW:
+            if candidate is None:
+                return Seen(phase_s=self._phase_s())
             shadow = await compare(
                 list(state.dispatcher.recent), state.pool, servings.current, candidate
             )
@@ -487,6 +514,8 @@ class Conductor:
             phase_s=self._phase_s(),
             tallies=self._evidence.tallies(),
             before=self._evidence.before(),
+            told=dict(self._evidence.told),
+            told_before=dict(self._evidence.told_before),
         )
 
     def _missing(self, profile: ServingProfile) -> tuple[str, ...]:
@@ -541,10 +570,10 @@ class Conductor:
         # One router speaks for all: sources of several are not always of one mind at one moment.
         if wanted is None or digest in (agreed.proposal, self._tried) or not self._leads():
             return
-        self._tried = digest
         if wanted.version == agreed.active.version:
             # Noted, so that an operator's switch to another one is not taken back.
             await self._swap(lambda state: msgspec.structs.replace(state, proposal=digest))
+            self._tried = digest
             return
         by = self.proposals.where
         found = self.fit(wanted)
@@ -556,6 +585,7 @@ class Conductor:
                         state, wanted, by=by, reason=reason, at_s=_wall_s(), proposal=digest
                     )
                 )
+                self._tried = digest
                 return
             await self._swap(
                 lambda state: begin(
@@ -568,6 +598,7 @@ class Conductor:
                     notes=self._notes(wanted, found),
                 )
             )
+            self._tried = digest
         except SwitchRefused as refused:
             log.info("%s wants %s: %s", by, wanted.name, refused.message)
 
@@ -595,12 +626,7 @@ class Conductor:
             if revision is not None:
                 self._take(revision, value)
                 return
-            document = await store.document(STATE)
-            if document.revision == 0:
-                # The store lost it between two looks.
-                self.revision = 0
-            else:
-                self._take(document.revision, document.value)
+            await self._reconcile(await store.document(STATE))
         raise StoreUnavailable("other routers change what is agreed faster than this one can")
 
     def _now_s(self) -> float:

@@ -47,12 +47,14 @@ class FakeAdmin:
     """By method and path: an object, a pair of status and object, or a list of those that are given
     one by one, the last for ever."""
     seen: list[tuple[str, Any]] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return web.json_response({"error": {"message": "no token"}}, status=401)
         key = f"{request.method} {request.path}"
         body = await request.read()
+        self.queries.append(request.query_string)
         self.seen.append((key, json.loads(body) if body else None))
         answer = self.answers.get(key)
         if isinstance(answer, list):
@@ -352,6 +354,7 @@ async def test_rollback_of_a_switch_that_is_on(home: Path) -> None:
         async with fake_admin(**answers) as fake:
             result = await run(fake, home, "rollback")
         assert result.exit_code == status, result.stderr
+        assert "number=7" in fake.queries
 
 
 async def test_rollback_to_the_profile_before(home: Path) -> None:
@@ -380,11 +383,16 @@ async def test_nothing_to_go_back_to(home: Path) -> None:
 
 
 async def test_skip(home: Path) -> None:
-    """Says where the switch is now."""
-    async with fake_admin(**{f"POST {SWITCH}/skip": (202, on(Phase.CANARY))}) as fake:
+    """Names the phase that it has seen, and says where the switch is now."""
+    answers = {
+        f"GET {SWITCH}": on(Phase.SHADOW),
+        f"POST {SWITCH}/skip": (202, on(Phase.CANARY)),
+    }
+    async with fake_admin(**answers) as fake:
         result = await run(fake, home, "skip")
         as_json = await run(fake, home, "skip", "--json")
     assert result.exit_code == 0
+    assert "phase=shadow" in fake.queries
     assert result.stdout.startswith("switch 7 goes on; canary: 10 % of the requests")
     assert json.loads(as_json.stdout) == on(Phase.CANARY)
 

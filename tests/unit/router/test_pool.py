@@ -8,6 +8,7 @@ import logging
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from baton.clock import VirtualClock
@@ -52,15 +53,17 @@ class Store(MemoryStore):
     """A store that can be away, or broken."""
 
     fails: Exception | None = None
+    epoch = 1
 
     async def look(self) -> Look:
         if self.fails is not None:
             raise self.fails
-        return await super().look()
+        return msgspec.structs.replace(await super().look(), epoch=str(self.epoch))
 
     def forget(self) -> None:
         """Starts anew with nothing, like a Redis without persistence."""
         MemoryStore.__init__(self, self._clock)
+        self.epoch += 1
 
 
 def _no_prefix(index: PrefixIndex) -> PrefixRouting:
@@ -286,12 +289,14 @@ async def test_a_store_that_is_away(picture: Picture, caplog: pytest.LogCaptureF
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+@pytest.mark.parametrize("again", [0, 2])
 @pytest.mark.parametrize("away", [True, False])
 async def test_a_store_that_comes_back_empty(
-    picture: Picture, caplog: pytest.LogCaptureFixture, away: bool
+    picture: Picture, caplog: pytest.LogCaptureFixture, away: bool, again: int
 ) -> None:
-    """Whether it was seen to be away or not: workers stay until they have had the time to tell it
-    again; those that have not by then are gone. What each says meanwhile counts."""
+    """Whether it was seen to be away or not, and written again by others, as often as before, or
+    not yet: workers stay until they have had the time to tell it again; those that have not by
+    then are gone. What each says meanwhile counts."""
     caplog.set_level(logging.INFO, logger="baton.router.pool")
     await picture.store.swap(STATE, 0, b"agreed")
     await picture.put(worker_record("d"))
@@ -305,6 +310,8 @@ async def test_a_store_that_comes_back_empty(
         await picture.pool.refresh()
         picture.store.fails = None
     picture.store.forget()
+    for revision in range(again):
+        await picture.store.swap(STATE, revision, b"agreed anew")
     await picture.pool.refresh()
     assert picture.usable == ["d", "e"]
     picture.clock.advance(4.9)

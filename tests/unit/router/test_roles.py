@@ -34,6 +34,7 @@ class Stage:
         self.assigned: Mapping[WorkerId, Role] = {}
         self.prefilling: set[WorkerId] = set()
         self.answering: set[WorkerId] = set()
+        self.unusable: set[WorkerId] = set()
         self.asked: list[tuple[WorkerId, bool]] = []
         self.admitting: Sequence[Serving] = ()
         self.roles = Roles(self._has_work, self.clock.monotonic_s)
@@ -49,7 +50,10 @@ class Stage:
 
     def look(self) -> None:
         """The store was read."""
-        self.roles.arrange(self.records, self.assigned, self.admitting)
+        self.roles.arrange(self.records, self.assigned, self.admitting, self._is_usable)
+
+    def _is_usable(self, record: WorkerRecord) -> bool:
+        return record.state is READY and record.id not in self.unusable
 
     def seen(self, profile: ServingProfile) -> Seen:
         """The workers under a profile."""
@@ -187,6 +191,57 @@ def test_a_canary_of_handoffs_waits_for_its_prefill_worker(stage: Stage) -> None
     stage.answering = {D}
     stage.look()
     assert stage.usable(HANDING_OVER) == {P: Role.PREFILL, D: Role.DECODE}
+
+
+def test_the_active_profile_keeps_its_last_worker(stage: Stage) -> None:
+    """While a profile is tried it takes none for prefill without which nobody would answer: not
+    where the others are cordoned, prefill or are to answer under the tried one only, nor where all
+    would go at once. A worker that has begun to prefill stays."""
+    stage.records = (*stage.records, worker_record("q", role=Role.PREFILL))
+    stage.serve(WHOLE)
+    stage.unusable = {D}
+    stage.answering = {P, WorkerId("q")}
+    stage.serve(HANDING_OVER, WHOLE)
+    assert stage.roles.turning == {P}
+    assert set(stage.usable(WHOLE)) == {"d", "q"}
+    stage.answering = set()
+    stage.look()
+    assert stage.roles.turning == frozenset()
+    assert stage.usable(HANDING_OVER) == {P: Role.PREFILL, D: Role.DECODE}
+    assert set(stage.usable(WHOLE)) == {"d", "q"}
+    stage.unusable = set()
+    stage.look()
+    assert set(stage.usable(WHOLE)) == {D}
+    stage.unusable = {D}
+    stage.look()
+    assert stage.usable(HANDING_OVER)["q"] is Role.PREFILL
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        worker_record("d", model="another"),
+        worker_record("d", state=WorkerState.STARTING),
+    ],
+    ids=["another model", "starting"],
+)
+def test_who_cannot_stand_in(other: WorkerRecord) -> None:
+    """A worker that the active profile could not use instead spares nobody."""
+    stage = Stage(Role.PREFILL)
+    stage.records = (*stage.records, other)
+    stage.serve(WHOLE)
+    stage.serve(HANDING_OVER, WHOLE)
+    assert P in stage.usable(WHOLE)
+
+
+def test_a_commit_takes_the_last_worker_too(stage: Stage) -> None:
+    """What was tried is active then: nobody answers under the old one any more."""
+    stage.records = stage.records[1:]
+    stage.serve(WHOLE)
+    stage.serve(HANDING_OVER, WHOLE)
+    assert stage.usable(WHOLE) == {P: Role.STANDARD}
+    stage.serve(HANDING_OVER)
+    assert stage.usable(HANDING_OVER) == {P: Role.PREFILL}
 
 
 def test_operators_assign(stage: Stage) -> None:

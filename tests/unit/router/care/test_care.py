@@ -139,6 +139,32 @@ def test_pairs_of_a_blocked_worker_wait() -> None:
     live(story)
 
 
+def test_workers_that_are_no_ends_of_pairs() -> None:
+    """Their breakers are kept like all others', though the profile of the pairs does not know
+    them; in the pairs, workers have the roles that they have there, and only there."""
+
+    async def story(cluster: FakeCluster, care: Care) -> None:
+        whole = cluster.add("s", Role.STANDARD)
+        cluster.pair()
+        second = cluster.add("s2", Role.STANDARD)
+        whole.fault = UNREACHABLE
+        paired = [
+            msgspec.structs.replace(record, role=Role.DECODE) if record is second.record else record
+            for record in cluster.records
+            if record is not whole.record
+        ]
+        care.update(cluster.records, paired)
+        care.breakers.fault(whole.record, RequestId("r"), UNREACHABLE)
+        for _ in range(3):
+            care.update(cluster.records, paired)
+            assert care.breakers.blocked_ids == {"s"}
+        assert {key[1] for key in care.pairs.views()} == {"d", "s2"}
+        whole.fault = None
+        await until(lambda: not care.breakers.blocked_ids, timeout_s=60.0)
+
+    live(story, CareRules(warm_pairs=False))
+
+
 def test_close_without_start() -> None:
     """Nothing is left over, whatever was begun."""
 

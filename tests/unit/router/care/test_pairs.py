@@ -545,3 +545,110 @@ def test_views_are_told() -> None:
         assert told[-1].why == "quarantined: canary"
 
     live(story, on_view=tell)
+
+
+# --- other rules ---
+
+
+def test_measured_pairs_are_held_against_new_rules() -> None:
+    """What was measured and meets another floor stays ready, with its figures and nothing sent;
+    what does not is out until it is checked again."""
+
+    async def story(cluster: FakeCluster, pairs: Pairs) -> None:
+        prefill, _ = cluster.pair()
+        slow = cluster.add("d2", Role.DECODE)
+        slow.bytes_per_s = 1e6
+        pairs.update(cluster.records)
+        await until(lambda: {r.state for r in pairs.table()} == {PairState.READY}, timeout_s=20.0)
+        before, sent = pairs.views()[KEY], len(prefill.asked)
+        pairs.follow(CareRules(require_checked=True, floor_bytes_per_s=1e8))
+        assert pairs.views()[KEY] == before
+        assert pairs.views()[P, slow.record.id].why == "unchecked"
+        assert pairs.handshaken(P, D)
+        await until(lambda: PairState.SLOW in {r.state for r in pairs.table()}, timeout_s=20.0)
+        assert {row.decode: row.state for row in pairs.table()}[D] is PairState.READY
+        assert len(prefill.asked) == sent + len(slow.generations) - 2
+        # Without the floor what was slow has to show itself again; what is ready is not touched.
+        pairs.follow(CareRules(require_checked=True))
+        assert pairs.views()[KEY] == before
+        await until(lambda: {r.state for r in pairs.table()} == {PairState.READY}, timeout_s=20.0)
+
+    live(story)
+
+
+def test_pairs_that_served_unchecked_are_used_while_they_are_checked() -> None:
+    """A profile that wants checks begins with what was good without: until a check fails."""
+
+    async def story(cluster: FakeCluster, pairs: Pairs) -> None:
+        prefill, _ = cluster.pair()
+        pairs.update(cluster.records)
+        pairs.observe(P, D, 1000, 1.0)
+        prefill.fault = UNREACHABLE
+        pairs.follow(CareRules(require_checked=True))
+        assert row(pairs).state is PairState.UNCHECKED
+        assert pairs.views()[KEY] == PairView(True, "", 1000.0)
+        await until(is_in(pairs, PairState.FAILED), timeout_s=20.0)
+        assert not pairs.views()[KEY].usable
+        prefill.fault = None
+        await until(is_in(pairs, PairState.READY), timeout_s=70.0)
+        # A worker that comes under the new rules waits for its check.
+        cluster.add("d2", Role.DECODE)
+        pairs.update(cluster.records)
+        assert not pairs.views()[P, WorkerId("d2")].usable
+
+    live(story, CareRules(warm_pairs=False))
+
+
+def test_other_rules_lift_no_doubt() -> None:
+    """Quarantines stay, whatever rules follow; refusals are as the new rules say, both ways; and
+    rules that ask for the same of pairs change nothing."""
+
+    async def story(cluster: FakeCluster, pairs: Pairs) -> None:
+        cluster.pair()
+        pairs.update(cluster.records)
+        await until(is_in(pairs, PairState.READY), timeout_s=20.0)
+        age_s = row(pairs).age_s
+        await asyncio.sleep(5)
+        pairs.follow(CareRules(canary_rate=0.5, lease_s=5))
+        assert row(pairs).age_s >= age_s + 5
+        pairs.follow(CareRules(require_rdma=True))
+        assert row(pairs).state is PairState.REFUSED
+        pairs.follow(CareRules(warm_pairs=False))
+        assert row(pairs).state is PairState.READY
+        pairs.quarantine(P, D, "canary")
+        for rules in (CareRules(), CareRules(floor_bytes_per_s=1.0), CareRules(warm_pairs=False)):
+            pairs.follow(rules)
+            assert pairs.views()[KEY].why == "quarantined: canary"
+        await asyncio.sleep(30)
+        assert row(pairs).state is PairState.QUARANTINED
+        assert pairs.quarantines == 1
+
+    live(story)
+
+
+def test_trust_outlives_a_second_change() -> None:
+    """Pairs that are used while they are checked are so too when rules change once more."""
+
+    async def story(cluster: FakeCluster, pairs: Pairs) -> None:
+        cluster.pair()
+        pairs.update(cluster.records)
+        pairs.follow(CareRules(require_checked=True))
+        assert pairs.views()[KEY].usable
+        pairs.follow(CareRules(require_checked=True, floor_bytes_per_s=1.0))
+        assert pairs.views()[KEY].usable
+
+    live(story, CareRules(warm_pairs=False))
+
+
+def test_what_is_no_measurement_makes_no_pair_slow() -> None:
+    """Where only a lower bound is known a change of other rules does not take a pair out."""
+
+    async def story(cluster: FakeCluster, pairs: Pairs) -> None:
+        _, decode = cluster.pair()
+        decode.others = 3
+        pairs.update(cluster.records)
+        await until(is_in(pairs, PairState.READY), timeout_s=20.0)
+        pairs.follow(CareRules(require_checked=True, floor_bytes_per_s=1e12))
+        assert pairs.views()[KEY].usable
+
+    live(story, CareRules(floor_bytes_per_s=1e12))

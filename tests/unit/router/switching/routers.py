@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 import pytest
 
-from baton.clock import VirtualClock
+from baton.clock import Clock, VirtualClock
 from baton.errors import StoreUnavailable
 from baton.store import Document, Look, MemoryStore
 from baton.types import KvGeometry, Role, RouterRecord, WorkerId, WorkerRecord, WorkerState
@@ -65,7 +65,7 @@ class Store(MemoryStore):
         slow: whether others get their turn in each call.
     """
 
-    def __init__(self, clock: VirtualClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.away = self.slow = False
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
