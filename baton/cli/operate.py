@@ -3,31 +3,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from baton.cli.admin_flags import AdminFlag, AdminHomeFlag, JsonFlag
 from baton.cli.guard import clear_errors, home_folder, survivable_output
-
-_Admin = Annotated[
-    str | None,
-    typer.Option(
-        "--admin",
-        envvar="BATON_ADMIN_URL",
-        help="URL of the router's admin API.",
-        show_default="of the router that `baton up` started",
-    ),
-]
-_Home = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="BATON_HOME",
-        help="Baton's folder, for the admin token and what `baton up` started.",
-        show_default="~/.local/state/baton",
-    ),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def explain(
@@ -41,9 +22,9 @@ def explain(
             show_default="the OpenAI API's for its fields",
         ),
     ] = None,
-    admin: _Admin = None,
-    home: _Home = None,
-    as_json: _Json = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Asks a router what it would do with a request now, and why; nothing is run.
 
@@ -74,9 +55,9 @@ def drain(
     timeout: Annotated[
         float, typer.Option(min=0, help="With --wait: seconds until giving up.")
     ] = 1800.0,
-    admin: _Admin = None,
-    home: _Home = None,
-    as_json: _Json = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Has all routers send a worker nothing new.
 
@@ -108,7 +89,7 @@ def drain(
         )
 
 
-def pairs(admin: _Admin = None, home: _Home = None, as_json: _Json = False) -> None:
+def pairs(admin: AdminFlag = None, home: AdminHomeFlag = None, as_json: JsonFlag = False) -> None:
     """Shows each pair of a prefill and a decode worker: whether it is used, why not, how fast.
 
     Ends with status 1 when no admin API answers, 2 when there is no admin token.
@@ -123,7 +104,9 @@ def pairs(admin: _Admin = None, home: _Home = None, as_json: _Json = False) -> N
         raise typer.Exit(run_pairs(admin, home_folder(home), as_json=as_json))
 
 
-def handoffs(admin: _Admin = None, home: _Home = None, as_json: _Json = False) -> None:
+def handoffs(
+    admin: AdminFlag = None, home: AdminHomeFlag = None, as_json: JsonFlag = False
+) -> None:
     """Shows handoffs in progress, and those whose KV a prefill worker may hold for nobody.
 
     Ends with status 1 when no admin API answers, 2 when there is no admin token.

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from baton.cli.admin_flags import AdminFlag, AdminHomeFlag, JsonFlag
 from baton.cli.guard import clear_errors, home_folder, survivable_output
 
 profile_app = typer.Typer(
@@ -19,27 +20,9 @@ profile_app = typer.Typer(
     "ends in .yaml.",
 )
 
-_Admin = Annotated[
-    str | None,
-    typer.Option(
-        "--admin",
-        envvar="BATON_ADMIN_URL",
-        help="URL of the router's admin API.",
-        show_default="of the router that `baton up` started",
-    ),
-]
-_Home = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="BATON_HOME",
-        help="Baton's folder, for the admin token and what `baton up` started.",
-        show_default="~/.local/state/baton",
-    ),
-]
 _Served = Annotated[
     bool, typer.Option("--served", help="Ask a running router for the profiles that it knows.")
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Begin it and come back; do not wait for its end.")
 ]
@@ -47,7 +30,10 @@ _NoWait = Annotated[
 
 @profile_app.command("list", short_help="List profiles.")
 def list_command(
-    served: _Served = False, admin: _Admin = None, home: _Home = None, as_json: _Json = False
+    served: _Served = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Lists the built-in profiles, with their mode and what they are for.
 
@@ -73,9 +59,9 @@ def list_command(
 def show_command(
     name: Annotated[str, typer.Argument(help="Name or file.", metavar="NAME|FILE")],
     served: _Served = False,
-    admin: _Admin = None,
-    home: _Home = None,
-    as_json: _Json = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Prints a profile as YAML, with every default filled in.
 
@@ -98,7 +84,7 @@ def show_command(
 @profile_app.command("validate", short_help="Check profile files.")
 def validate_command(
     files: Annotated[list[Path], typer.Argument(help="Profile files.", metavar="FILE...")],
-    as_json: _Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Checks profile files: one line for each problem, with file, line and field.
 
@@ -133,9 +119,9 @@ def diff_command(
     a: Annotated[str, typer.Argument(help="Name or file.", metavar="A")],
     b: Annotated[str, typer.Argument(help="Name or file.", metavar="B")],
     served: _Served = False,
-    admin: _Admin = None,
-    home: _Home = None,
-    as_json: _Json = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Shows each field in which two profiles differ, defaults filled in.
 
@@ -205,9 +191,9 @@ def switch_command(
         bool, typer.Option("--check", help="Only say whether it fits and what would change.")
     ] = False,
     no_wait: _NoWait = False,
-    admin: _Admin = None,
-    home: _Home = None,
-    as_json: _Json = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Has all routers change to another profile while traffic flows.
 
@@ -249,9 +235,9 @@ def switch_command(
 @profile_app.command("status", short_help="Show what is active, and how far a switch is.")
 def status_command(
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
-    admin: _Admin = None,
-    home: _Home = None,
-    as_json: _Json = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Shows which profile is active and since when, the switch that is on, the source of profiles
     and what is wrong there, and whether all routers serve the same.
@@ -272,7 +258,9 @@ def status_command(
 
 
 @profile_app.command("history", short_help="Show how the last switches ended.")
-def history_command(admin: _Admin = None, home: _Home = None, as_json: _Json = False) -> None:
+def history_command(
+    admin: AdminFlag = None, home: AdminHomeFlag = None, as_json: JsonFlag = False
+) -> None:
     """Shows how the last switches ended, newest first.
 
     Ends with status 1 when no admin API answers, 2 when there is no admin token.
@@ -289,7 +277,10 @@ def history_command(admin: _Admin = None, home: _Home = None, as_json: _Json = F
 
 @profile_app.command("rollback", short_help="Take a switch back.")
 def rollback_command(
-    no_wait: _NoWait = False, admin: _Admin = None, home: _Home = None, as_json: _Json = False
+    no_wait: _NoWait = False,
+    admin: AdminFlag = None,
+    home: AdminHomeFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Takes back the switch that is on, or goes back to the profile that was active before.
 
@@ -307,7 +298,9 @@ def rollback_command(
 
 
 @profile_app.command("skip", short_help="Leave out the rest of a switch's phase.")
-def skip_command(admin: _Admin = None, home: _Home = None, as_json: _Json = False) -> None:
+def skip_command(
+    admin: AdminFlag = None, home: AdminHomeFlag = None, as_json: JsonFlag = False
+) -> None:
     """Has the switch that is on go to its next phase now; after a canary that is the end of it.
 
     Ends with status 2 when no switch is on, 1 when no admin API answers.

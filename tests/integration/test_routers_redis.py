@@ -32,7 +32,6 @@ from tests.integration.router_cluster import (
     LONG,
     PROFILE,
     SHORT,
-    Answer,
     Cluster,
     cluster,
     read,
@@ -44,6 +43,7 @@ from tests.integration.test_router_switch import (
     V_BACK,
     V_OLD,
     V_STANDARD,
+    Asking,
     ask_switch,
     version_of,
 )
@@ -106,47 +106,6 @@ def _knows(c: Cluster, count: int) -> bool:
 
 def _serves(c: Cluster, version: str) -> bool:
     return c.state.profile.version == version
-
-
-class Asking:
-    """Requests to several routers, one after the other from several clients."""
-
-    def __init__(self, routers: list[Cluster], clients: int = 4) -> None:
-        self._routers = routers
-        self._clients = clients
-        self.answers: list[tuple[float, str, Answer]] = []
-        self.stop = False
-
-    async def _client(self, number: int) -> None:
-        turn = number
-        while not self.stop:
-            turn += 1
-            prompt = LONG + str(turn) if turn % 2 else SHORT + str(turn)
-            sent_s = time.monotonic()
-            router = self._routers[turn % len(self._routers)]
-            answer = await router.complete(prompt, stream=turn % 3 == 0)
-            self.answers.append((sent_s, prompt, answer))
-            await asyncio.sleep(0.005)
-
-    @contextlib.asynccontextmanager
-    async def going(self) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._clients):
-                group.create_task(self._client(number))
-            try:
-                yield
-            finally:
-                self.stop = True
-
-    def check(self, versions: set[str]) -> None:
-        """None failed, none was wrong, each was served under one of the versions."""
-        assert self.answers
-        for _, prompt, answer in self.answers:
-            assert answer.status == 200, answer
-            assert answer.text == right_text(prompt)
-            if version_of(answer) == V_STANDARD:
-                assert answer.path == "local"
-        assert {version_of(answer) for *_, answer in self.answers} == versions
 
 
 async def over(*routers: Cluster) -> None:
