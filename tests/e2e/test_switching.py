@@ -16,18 +16,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from profiles import parse_profile, with_overrides
-from tests.e2e.stack import MODEL, PROFILE, Stack, open_stack, wait_until
+from tests.e2e.stack import MODEL, PROFILE, Stack, wait_until
 
 SWITCHES = int(os.environ.get("BATON_SWITCHES", "4"))
 CLIENTS = 4
-QUIET_S = 3.0
+QUIET_S = float(os.environ.get("BATON_QUIET_S", "2"))
 LONG, SHORT = 700, 40
 """Bytes of prompts, which are tokens here; the threshold lies between."""
 
@@ -162,16 +161,14 @@ class Operator:
         return took_s, last
 
 
-@pytest.fixture(scope="module")
-def trio(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A router, a prefill worker and a decode worker."""
-    with open_stack(tmp_path_factory.mktemp("switching"), model) as stack:
-        (stack.home / "e2e.yaml").write_text(DISAGGREGATED)
-        router = stack.start_router()
-        for role in ("prefill", "decode"):
-            stack.start_worker(role, registry=router.url)
-        stack.wait_ready("prefill", "decode")
+@pytest.fixture
+def trio(stack: Stack) -> Iterator[Stack]:
+    """The shared stack under ``DISAGGREGATED``, and under what it was started with afterwards."""
+    now = ["prepare", "shadow", "canary"]
+    with Operator.of(stack) as operator:
+        assert operator.switch(DISAGGREGATED, skip=now)[1]["outcome"] == "committed"
         yield stack
+        assert operator.switch(PROFILE, skip=now)[1]["outcome"] == "committed"
 
 
 def versions(stack: Stack) -> dict[str, str]:
@@ -191,6 +188,7 @@ def p(share: float, values: list[float]) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+@pytest.mark.timeout(300 + 20 * SWITCHES)
 def test_switching_back_and_forth(trio: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """Both ways, again and again: no request fails, none is wrong, and each was served under
     exactly one of the two profiles, by the path that this one knows."""
@@ -299,8 +297,8 @@ def _rolls_back(trio: Stack, operator: Operator, capsys: pytest.CaptureFixture[s
     with httpx.Client(base_url=trio.url("router"), timeout=60) as http:
         usual = [ask(http, f"{n} how long does it take", 8) for n in range(20)]
     assert {a.problem for a in usual} == {""}
-    # Twice what is usual: a handoff of such prompts takes longer than that here.
-    slo_s = 2 * sorted(a.ttft_s for a in usual)[10]
+    # A little over what is usual: a handoff of such prompts takes twice as long here.
+    slo_s = 1.4 * sorted(a.ttft_s for a in usual)[10]
     low = DISAGGREGATED.replace("threshold_tokens: 256", "threshold_tokens: 1")
     low = low.replace(SWITCH, f"  slo: {{ttft_s: {slo_s:.4f}}}\n")
     stop = threading.Event()
