@@ -60,6 +60,9 @@ class LogContext(msgspec.Struct, frozen=True):
 log_context: ContextVar[LogContext | None] = ContextVar("baton_log_context", default=None)
 """Set once per request, in the request's own task."""
 
+process_context: dict[str, str] = {}
+"""What JSON lines bear that are about no request, such as the active profile's version."""
+
 
 def configure_logging(level: str, form: str = "text", *, access: bool = False) -> None:
     """Sets the root logger up; to be called once, by an entry point.
@@ -190,7 +193,8 @@ class _JsonFormatter(logging.Formatter):
     """For machines: one object a line.
 
     ``ts`` (RFC 3339, UTC, milliseconds), ``level``, ``logger``, ``message``; ``request_id``,
-    ``tenant``, ``trace_id`` and ``profile_version`` where known; ``exception``; and what a call
+    ``tenant``, ``trace_id`` and ``profile_version`` where known (of a request, else
+    ``process_context``'s); ``exception``; and what a call
     gave as ``extra={"fields": {...}}``.
     """
 
@@ -204,6 +208,7 @@ class _JsonFormatter(logging.Formatter):
         context = log_context.get()
         for name in ("request_id", "tenant", "trace_id", "profile_version"):
             value = getattr(record, name, None) or (context and getattr(context, name))
+            value = value or process_context.get(name)
             if value:
                 line[name] = _safe(str(value))
         fields = getattr(record, "fields", None)

@@ -311,6 +311,7 @@ class Answerer:
         else:
             fault = StreamBroken(f"The answer broke off: {error}")
         call.trail.error = fault.message
+        call.trail.own_limit = isinstance(fault, DeadlineExceeded)
         log.warning("%s: %s", call.request_id, fault.message)
         if not isinstance(fault, DeadlineExceeded):
             broken = fault if not isinstance(error, PeerFault) else error

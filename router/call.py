@@ -78,6 +78,7 @@ class Trail:
 
     Attributes:
         serving: the profile that it is served under, to its end.
+        own_limit: whether a limit that the client named ended it.
 
     Times are in seconds; those that end in ``_at_s`` are moments of the monotonic clock, None
     until they come. ``path`` is ``disaggregated`` or ``local``, or ``none`` before a plan stands.
@@ -102,6 +103,7 @@ class Trail:
     usage: Usage | None = None
     events: int = 0
     error: str = ""
+    own_limit: bool = False
 
     def __init__(self, began_s: float, serving: Serving) -> None:
         self.began_s = began_s

@@ -17,6 +17,7 @@ from typing import Final
 from baton.errors import (
     BatonError,
     BodyTooLarge,
+    DeadlineExceeded,
     InvalidRequest,
     Overload,
     TooManyRequests,
@@ -132,6 +133,7 @@ class _Handler:
 
     def _fail(self, error: BatonError, reply: _Reply, trail: Trail) -> None:
         trail.error = trail.error or error.message
+        trail.own_limit = trail.own_limit or isinstance(error, DeadlineExceeded)
         if reply.started:
             # The answerer ends its streams itself; this is the last resort.
             trail.status = trail.status or error.status
@@ -180,7 +182,7 @@ class _Handler:
             output_tokens=output or None,
         )
         streamed_s = ttft_s if trail.events else None
-        if status < 400 or status >= 500:
+        if (status < 400 or status >= 500) and not trail.own_limit:
             # What the client ended, or got wrong, says nothing of the profile.
             state.servings.done(
                 serving,

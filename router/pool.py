@@ -354,6 +354,7 @@ class WorkerPool:
         if not missed or self._clock.monotonic_s() >= self._held_until_s:
             self._held = {}
             return look
+        self._held = {record.id: record for record in missed}
         workers = sorted((*look.workers, *missed), key=_by_id)
         return msgspec.structs.replace(look, workers=tuple(workers))
 

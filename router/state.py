@@ -14,6 +14,7 @@ from typing import Any
 
 from baton.clock import Clock, SystemClock, until_beat_s
 from baton.store import Look, Store, open_store
+from baton.telemetry import process_context
 from baton.types import EngineId, RequestId, Role, RouterId, WorkerId
 from profiles import PrefixKnowledge, ServingProfile
 from router.aftercare import Aftercare
@@ -130,6 +131,7 @@ class RouterState:
         self.conductor = Conductor(self)
         self.pool.listen(self.conductor.hear)
         connect_gauges(self)
+        process_context["profile_version"] = self.servings.current.version
 
     @property
     def profile(self) -> ServingProfile:
@@ -160,6 +162,7 @@ class RouterState:
         self.care.update(self.pool.records(), self.pool.pairing())
         if current is before:
             return
+        process_context["profile_version"] = current.version
         self.gate.follow(current.flow)
         self.watches.follow(**_silences(current.profile))
         self.upstream.connect_s = current.deadlines.connect_s
@@ -194,6 +197,7 @@ class RouterState:
 
     async def close(self) -> None:
         """Stops the tasks and closes connections."""
+        process_context.pop("profile_version", None)
         self.gate.close()
         await self.care.drain(_HOUSEKEEPING_S)
         for task in self._tasks:

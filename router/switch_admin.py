@@ -162,7 +162,7 @@ def switch_report(state: RouterState) -> dict[str, Any]:
         "previous": agreed.previous,
         "switch": agreed.switch,
         "phase_s": conductor.phase_s,
-        "last": max(agreed.history, key=lambda report: report.at_s, default=None),
+        "last": max(agreed.history, key=lambda report: report.order, default=None),
         "source": source_report(state),
         "routers": [
             {

@@ -121,7 +121,7 @@ def _aside(text: str) -> None:
 
 
 def _newest(reports: Sequence[Report]) -> Report | None:
-    return max(reports, key=lambda report: report.number, default=None)
+    return max(reports, key=lambda report: report.order, default=None)
 
 
 def _tell(answer: SwitchAnswer, since: Report | None, screen: Screen, *, as_json: bool) -> None:

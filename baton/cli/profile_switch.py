@@ -72,8 +72,9 @@ def run_rollback(admin: str | None, home: Path, *, wait: bool, as_json: bool) ->
         raw = await client.ask("POST", f"/admin/rollback{query}")
         answer = understood(raw, SwitchAnswer)
         # What was on is wanted rolled back; what begins now, the way back, is wanted committed.
-        on = before.switch is not None and before.switch.number == answer.subject
-        return _Begun(raw, answer, Phase.ROLLED_BACK if on else Phase.COMMITTED)
+        if before.switch is None:
+            return _Begun(raw, answer, Phase.COMMITTED)
+        return _Begun(raw, answer, Phase.ROLLED_BACK, before.switch.number)
 
     return _run(begin, admin, home, wait=wait, as_json=as_json)
 
@@ -104,14 +105,19 @@ def run_skip(admin: str | None, home: Path, *, as_json: bool) -> int:
 
 
 class _Begun:
-    """What was begun: the answer to it, and which outcome is wanted."""
+    """What was begun: the answer to it, which outcome is wanted, and of which switch."""
 
     def __init__(
-        self, raw: dict[str, object], answer: SwitchAnswer, wanted: Phase = Phase.COMMITTED
+        self,
+        raw: dict[str, object],
+        answer: SwitchAnswer,
+        wanted: Phase = Phase.COMMITTED,
+        number: int = 0,
     ) -> None:
         self.raw = raw
         self.answer = answer
         self.wanted = wanted
+        self.number = number or answer.subject
 
 
 def _run(
@@ -127,7 +133,7 @@ def _run(
     async def work(client: AdminClient) -> int:
         nonlocal number
         begun = await begin(client)
-        number = begun.answer.subject
+        number = begun.number
         if not wait:
             _tell_begun(begun, as_json=as_json)
             return 0
@@ -161,7 +167,7 @@ def _tell_begun(begun: _Begun, *, as_json: bool) -> None:
     elif answer.switch is not None:
         old, new = show_ref(answer.switch.old), show_ref(answer.switch.new)
         sys.stdout.write(f"switch {answer.switch.number} is on: {old} -> {new}\n")
-    elif answer.last is not None and answer.last.number == answer.subject:
+    elif answer.last is not None and answer.last.number == begun.number:
         print_table(*report_parts(answer.last))
     else:
         sys.stdout.write(f"active is {show_ref(answer.active)}\n")

@@ -60,6 +60,9 @@ OP_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 16
 """Connections per store; further callers wait their turn. Scripts run one at a time anyway."""
 
+WHOLE_S = 30.0
+"""Seconds between looks that read everything."""
+
 WARN_EVERY_S = 60.0
 """Seconds between warnings about unreadable records: routers list several times a second."""
 
@@ -94,6 +97,7 @@ class RedisStore:
         self._looking = asyncio.Lock()
         self._warn_after_s = -math.inf
         self._closed = False
+        self._whole_s = -math.inf
 
     @classmethod
     def from_url(
@@ -190,6 +194,11 @@ class RedisStore:
         async with self._bounded():
             # One at a time: each is told what has changed since the one before.
             async with self._looking:
+                now_s = self._clock.monotonic_s()
+                if now_s - self._whole_s >= WHOLE_S:
+                    # A failover may have lost changes, and counted others under their numbers.
+                    self._whole_s = now_s
+                    self._picture.forget()
                 if not await self._see():
                     self._picture.forget()
                     await self._see()

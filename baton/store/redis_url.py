@@ -223,8 +223,9 @@ def _options(parts: SplitResult, kind: Kind, *, tls: bool) -> dict[str, str]:
     allowed = (*(TLS_OPTIONS if tls else ()), *(SENTINEL_OPTIONS if kind is Kind.SENTINEL else ()))
     unknown = sorted(set(options) - set(allowed))
     if unknown:
+        # Not named: it may be a piece of a password with a ? in it.
         raise SettingsError(
-            f"the store URL has options that are not supported: {', '.join(unknown)}; "
+            "the store URL has options that are not supported (a ? in a password is %3F); "
             f"rediss takes {', '.join(TLS_OPTIONS)}, Sentinels take {', '.join(SENTINEL_OPTIONS)}"
         )
     return options

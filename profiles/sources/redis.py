@@ -1,4 +1,4 @@
-"""Profiles in a Redis, for routers without a cluster around them, and the commands that write them.
+"""Profiles in a Redis, for routers without a cluster around them, and the way to write them there.
 
 One hash of texts with the keys of a ConfigMap (``NAME.yaml`` and ``active``), and a number that
 every change raises. Routers ask for the number each second and read the hash when it has moved, or
@@ -16,11 +16,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.exceptions import AuthenticationError, RedisError
-
 from baton.clock import Clock, SystemClock
 from baton.errors import SettingsError, SourceUnavailable
-from baton.store.redis_client import drop_connections, heed_cancellation, open_client
+from baton.store.redis_client import (
+    CLIENT_ERRORS,
+    drop_connections,
+    heed_cancellation,
+    open_client,
+    refuses_us,
+)
 from baton.store.redis_url import parse_redis_url
 from profiles.document import MAX_BYTES, show
 from profiles.sections import NAME_PATTERN
@@ -38,6 +42,7 @@ _DEADLINE_S = 3 * _OP_S
 _CONNECTIONS = 4
 _REREAD_S = 30.0
 _MAX_FIELDS = 2 * MAX_TEXTS
+_MAX_ALL_BYTES = 8 * 1024 * 1024
 _MAX_NAME = 100
 _MAX_STEP = 2**40
 """Of the number of changes, which has room for millions of such."""
@@ -48,6 +53,11 @@ local version = redis.call('GET', KEYS[2]) or ''
 if version == ARGV[1] then return {version} end
 local count = redis.call('HLEN', KEYS[1])
 if count > tonumber(ARGV[2]) then return {version, count} end
+local bytes = 0
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  bytes = bytes + redis.call('HSTRLEN', KEYS[1], field)
+end
+if bytes > tonumber(ARGV[3]) then return {version, count, bytes} end
 return {version, count, redis.call('HGETALL', KEYS[1])}
 """
 
@@ -135,7 +145,7 @@ class RedisProfiles:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 await self._client.aclose()
-        except (RedisError, OSError):
+        except (*CLIENT_ERRORS, TimeoutError):
             # Gone already, and with them what there was to close.
             pass
 
@@ -182,13 +192,18 @@ class RedisProfiles:
 
     async def _look(self, known: bytes) -> tuple[bytes, Bundle | None]:
         """The number of changes, and what is there unless that is the number known."""
-        version, *rest = await self._run(_LOOK, known, _MAX_FIELDS)
+        version, *rest = await self._run(_LOOK, known, _MAX_FIELDS, _MAX_ALL_BYTES)
         if not rest:
             return version, None
         if len(rest) < 2:
             raise SourceUnavailable(
                 f"{self.describe()}: the hash {TEXTS} has {rest[0]} fields; {MAX_TEXTS} profiles "
                 "are read"
+            )
+        if isinstance(rest[1], int):
+            raise SourceUnavailable(
+                f"{self.describe()}: the hash {TEXTS} has {rest[1]} bytes; at most "
+                f"{_MAX_ALL_BYTES} are read"
             )
         pairs = zip(rest[1][::2], rest[1][1::2], strict=True)
         return version, bundle_of(self._entry(field, raw) for field, raw in pairs)
@@ -210,11 +225,11 @@ class RedisProfiles:
             with heed_cancellation():
                 async with asyncio.timeout(_DEADLINE_S):
                     yield
-        except AuthenticationError as error:
-            raise SourceUnavailable(
-                f"{what}: our credentials are refused; check user and password in the URL"
-            ) from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except (*CLIENT_ERRORS, TimeoutError) as error:
+            if refuses_us(error):
+                raise SourceUnavailable(
+                    f"{what}: our credentials are refused; check user and password in the URL"
+                ) from error
             if "READONLY" in str(error):
                 # It was a master once; new connections find the new one.
                 await drop_connections(self._client)

@@ -386,6 +386,7 @@ def _took(switch: Switch, phase_s: float | None) -> dict[str, float]:
 
 def _remember(history: tuple[Report, ...], report: Report) -> tuple[Report, ...]:
     """The history with one more; that one is kept however many refusals were numbered after it."""
+    report = replace(report, order=1 + max((one.order for one in history), default=0))
     kept = history[-(MAX_HISTORY - 1) :]
     return tuple(sorted((*kept, report), key=lambda one: one.number))
 

@@ -130,8 +130,9 @@ class Switch(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a switch ended; ``at_s`` is wall-clock time of the router that ended it. ``reason`` says
-    it in sentences, with figures."""
+    """How a switch ended; ``at_s`` is wall-clock time of the router that ended it, for people.
+    ``order`` counts ends: a refusal while a switch is on has the higher number and ends first.
+    ``reason`` says it in sentences, with figures."""
 
     number: int
     old: Ref
@@ -145,6 +146,7 @@ class Report(msgspec.Struct, frozen=True):
     shadow: Shadow | None = None
     tallies: dict[str, Tally] = {}
     took_s: dict[str, float] = {}
+    order: int = 0
 
 
 class State(msgspec.Struct, frozen=True):

@@ -567,6 +567,9 @@ class Conductor:
         """Begins what the source wants, unless that was tried before."""
         agreed, wanted = self.agreed, self.proposals.wanted
         digest = self.proposals.digest
+        if digest != self._tried:
+            # What is wanted has changed: what was tried before may be wanted again.
+            self._tried = ""
         # One router speaks for all: sources of several are not always of one mind at one moment.
         if wanted is None or digest in (agreed.proposal, self._tried) or not self._leads():
             return
@@ -599,6 +602,10 @@ class Conductor:
                 )
             )
             self._tried = digest
+        except InvalidRequest as error:
+            # Too large for the store, say: it would be no smaller at the next beat.
+            self._tried = digest
+            log.error("%s wants %s, which cannot be agreed on: %s", by, wanted.name, error.message)
         except SwitchRefused as refused:
             log.info("%s wants %s: %s", by, wanted.name, refused.message)
 

@@ -24,6 +24,7 @@ _FIRST_READ_S = 5.0
 _TELL_AGAIN_S = 60.0
 """What is shown at the source is shown again, in case it was lost there."""
 _MOST_UNTOLD = 32
+_BROKEN_S = 15.0
 
 log = logging.getLogger("baton.router.profiles")
 
@@ -106,8 +107,8 @@ class Proposals:
         try:
             async with asyncio.timeout(_FIRST_READ_S):
                 self._take(await self._source.read())
-        except (BatonError, TimeoutError) as error:
-            what = error.message if isinstance(error, BatonError) else "no answer in time"
+        except Exception as error:
+            what = error.message if isinstance(error, BatonError) else repr(error)
             log.warning("profiles cannot be read yet, starting without: %s", what)
         self._task = asyncio.create_task(self._follow(self._source), name="profile-source")
         self._telling = asyncio.create_task(
@@ -115,11 +116,17 @@ class Proposals:
         )
 
     async def _follow(self, source: ProfileSource) -> None:
-        async with contextlib.aclosing(source.changes()) as changes:  # type: ignore[type-var]
-            async for bundle in changes:
-                if bundle.digest != self._bundle.digest:
-                    self._take(bundle)
-                    self._on_change()
+        while True:
+            try:
+                async with contextlib.aclosing(source.changes()) as changes:  # type: ignore[type-var]
+                    async for bundle in changes:
+                        if bundle.digest != self._bundle.digest:
+                            self._take(bundle)
+                            self._on_change()
+            except Exception:
+                # A source that breaks in a way of its own must not be given up for good.
+                log.exception("the source of profiles, %s, broke; trying again", self.where)
+            await asyncio.sleep(_BROKEN_S)
 
     def _take(self, bundle: Bundle) -> None:
         before = set(self._catalog.problems)
@@ -148,7 +155,7 @@ class Proposals:
         if not leads:
             return
         events = []
-        for report in sorted(agreed.history, key=lambda report: report.at_s):
+        for report in sorted(agreed.history, key=lambda report: report.order):
             if ended is not None and report.number not in ended:
                 bad = report.outcome is not Phase.COMMITTED
                 way = f"from {report.old.name} to {report.new.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from baton.types import Role
+from baton.telemetry import ACCESS_LOGGER, process_context
+from baton.types import Role, Tally
 from profiles import parse_profile
 from tests.fakes.broken_profiles import broken_profiles
 from tests.fakes.engine import MODEL, Leg
@@ -253,6 +255,24 @@ async def test_a_canary_that_errs_is_rolled_back() -> None:
         assert version_of(await c.complete(SHORT)) == V_STANDARD
 
 
+async def test_limits_of_the_clients_say_nothing_of_a_profile() -> None:
+    """What ends at a time that its client named is no error of the profile's, answered or not."""
+    async with cluster() as c:
+        c.d.token_s = 0.2
+        for stream in (False, True):
+            answer = await c.call(
+                "POST",
+                COMPLETIONS,
+                json={"model": MODEL, "prompt": SHORT, "max_tokens": 8, "stream": stream},
+                headers={"x-baton-timeout-s": "0.5"},
+            )
+            assert (answer.status == 504) is not stream
+        assert c.state.servings.current.tally() == Tally()
+        c.d.token_s = 0.0
+        assert (await c.complete(SHORT, stream=True)).status == 200
+        assert c.state.servings.current.tally().requests == 1
+
+
 async def test_two_hundred_broken_profiles() -> None:
     """Each is refused with the field at fault, and the old profile goes on."""
     async with cluster() as c:
@@ -325,7 +345,9 @@ async def test_a_folder_of_profiles(tmp_path: Path) -> None:
 
 
 async def test_the_version_is_everywhere(caplog: pytest.LogCaptureFixture) -> None:
-    """Headers, explanation, errors, metrics and log lines name the version."""
+    """Headers, explanation, errors, metrics and log lines name the version, those of no request
+    that of the active profile."""
+    caplog.set_level(logging.INFO, logger=ACCESS_LOGGER)
     async with cluster() as c:
         answer = await c.call(
             "POST",
@@ -342,6 +364,11 @@ async def test_the_version_is_everywhere(caplog: pytest.LogCaptureFixture) -> No
             "baton_request_duration_seconds_count",
         ):
             assert await c.metric(name, profile_version=V_OLD) >= 1
+        lines = [record for record in caplog.records if record.name == ACCESS_LOGGER]
+        assert {record.__dict__["profile_version"] for record in lines} == {V_OLD}
+        assert process_context["profile_version"] == V_OLD
+        await switched(c, STANDARD)
+        assert process_context["profile_version"] == V_STANDARD
 
 
 async def test_a_worker_changes_roles_only_when_its_old_work_has_ended() -> None:

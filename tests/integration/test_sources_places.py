@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from baton.clock import VirtualClock
 from baton.errors import SettingsError, SourceUnavailable
 from profiles.sources import MAX_TEXTS, FolderSource, RedisProfiles
+from profiles.sources.redis import TEXTS
 from tests.fakes.redis_server import RedisServer
 from tests.integration.source_contract import reading, texts
 from tests.integration.test_sources_contract import EVERY_S, Mounted
@@ -157,3 +159,29 @@ async def test_redis_written_by_hand(server: RedisServer) -> None:
         clock.advance(31)
         await reader.until(lambda bundle: texts(bundle) == {"2"})
     await redis.close()
+
+
+async def test_a_cluster_that_is_not_there() -> None:
+    """Is said as any other outage, at the first reading and later ones."""
+    source = RedisProfiles("redis+cluster://127.0.0.1:1", every_s=0.01)
+    with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:1"):
+        await source.read()
+    changes = source.changes()
+    waiting = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await changes.aclose()
+    await source.close()
+
+
+async def test_texts_that_are_too_much_together(server: RedisServer) -> None:
+    """Are not read at all, so that nobody's hash fills a router's memory."""
+    source = RedisProfiles(server.url)
+    async with Redis.from_url(server.url) as client:
+        for number in range(9):
+            await client.hset(TEXTS, f"p{number}.yaml", b"x" * 1024 * 1024)
+    with pytest.raises(SourceUnavailable, match="bytes; at most 8388608"):
+        await source.read()
+    await source.close()

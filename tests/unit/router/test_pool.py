@@ -325,6 +325,18 @@ async def test_a_store_that_comes_back_empty(
     assert [r.getMessage() for r in caplog.records].count(said) == 1
 
 
+async def test_who_came_back_and_left_is_gone(picture: Picture) -> None:
+    """A worker that has told the emptied store again, and then signed off, is used no more."""
+    await picture.put(worker_record("d"))
+    await picture.put(worker_record("e"))
+    picture.store.forget()
+    await picture.put(worker_record("d"))
+    assert picture.ids == ["d", "e"]
+    await picture.store.remove_worker(D)
+    await picture.pool.refresh()
+    assert picture.ids == ["e"]
+
+
 async def test_counts(picture: Picture) -> None:
     """Workers by role and state, those that left included in none."""
     await picture.put(worker_record("d"))

@@ -68,6 +68,16 @@ async def test_a_proposal_is_tried_once(cluster: Cluster) -> None:
     assert a.phase is not None
 
 
+async def test_what_was_tried_is_wanted_again(cluster: Cluster) -> None:
+    """After another profile was wanted in between, also where another router switched to that."""
+    (a,) = await cluster.started(1, sources=True)
+    for wanted, name in ((Y, "y50"), (Z, "y60"), (Y, "y50")):
+        a.source.wants(wanted)
+        await settle()
+        await cluster.go(5, a)
+        assert a.active == name
+
+
 async def test_an_operator_overrules_the_source(cluster: Cluster) -> None:
     """A switch away from what the source wants stays, also where the router had started with that
     profile by chance and nothing was ever proposed."""
