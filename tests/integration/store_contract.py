@@ -85,6 +85,11 @@ def changed(before: Look, after: Look) -> list[str]:
     return [name for name, same in kept(before, after).items() if not same]
 
 
+def content(look: Look) -> Look:
+    """All of it but the name of the store's data, which is nobody's to foretell."""
+    return msgspec.structs.replace(look, epoch="")
+
+
 class StoreContract:
     """The tests; a subclass per kind of store."""
 
@@ -282,7 +287,7 @@ class StoreContract:
     async def test_an_empty_store_shows_nothing(self, subject: Subject) -> None:
         """The first look at an empty store is the default one, and so is the second."""
         store = subject.open()
-        assert await store.look() == Look()
+        assert content(await store.look()) == Look()
         assert await store.look() is await store.look()
 
     async def test_a_look_shows_everything(self, subject: Subject) -> None:
@@ -296,7 +301,7 @@ class StoreContract:
         await one.cordon(WorkerId("a"))
         await one.assign(WorkerId("ä"), Role.PREFILL)
         assert await one.swap(STATE, 0, b"\x00\xff") == 1
-        assert await other.look() == Look(
+        assert content(await other.look()) == Look(
             workers=tuple(worker_record(name) for name in ("a", "b", "ä")),
             cordoned=frozenset({WorkerId("a")}),
             assigned={WorkerId("ä"): Role.PREFILL},
@@ -342,7 +347,7 @@ class StoreContract:
         await step(writer.remove_worker(w_1), "workers")
         await step(writer.remove_router(RouterId("r-1")), "routers")
         await step(writer.remove_router(RouterId("r-1")))
-        assert first == Look(workers=(worker_record("w-1"),), routers=(router("r-1"),))
+        assert content(first) == Look(workers=(worker_record("w-1"),), routers=(router("r-1"),))
 
     @pytest.mark.parametrize("seed", [1, 2, 3])
     async def test_looks_agree_with_listings(self, subject: Subject, seed: int) -> None:
@@ -402,7 +407,7 @@ class StoreContract:
                     last[looker] = look
                     if listed == await lister.workers():
                         break
-                assert look == Look(
+                assert content(look) == Look(
                     workers=listed,
                     cordoned=await lister.cordoned(),
                     assigned=assigned,
@@ -439,7 +444,7 @@ class StoreContract:
         assert (await store.look()).assigned == {"w-1": Role.PREFILL}
         await store.cordon(WorkerId("w-1"))
         await store.remove_worker(WorkerId("w-1"))
-        assert await store.look() == Look()
+        assert content(await store.look()) == Look()
 
     async def test_assignments_are_bounded(self, subject: Subject) -> None:
         """No more of them than there may be workers; one that is there can be changed."""
