@@ -38,8 +38,9 @@ from router.roles import Roles
 from router.serving import Serving, Servings
 
 _REFRESH_S = 0.5
+ROUTER_TTL_S = 5.0
+"""Seconds that what a router tells the others counts; ten beats."""
 _LEARN_EVERY = 8
-_ROUTER_TTL_S = 5.0
 _GRACE_S = 5.0
 """After a store was away, or lost what it had: so long workers are kept that it does not know. All
 that live have told it by then."""
@@ -316,7 +317,7 @@ class WorkerPool:
                 )
                 self._lost_s = self._clock.monotonic_s()
             self._store_lost = True
-            if self._others and self._clock.monotonic_s() - self._lost_s > _ROUTER_TTL_S:
+            if self._others and self._clock.monotonic_s() - self._lost_s > ROUTER_TTL_S:
                 # What others told holds no longer than in the store.
                 self._hear(())
                 self._unheard = True

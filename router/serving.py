@@ -27,7 +27,6 @@ class Serving:
         traffic: the workers under its rules.
         settled: whether ``traffic`` is of the router's own slots, and was not left half-made.
         held: requests that it serves now.
-        share: this process's part of limits that several share.
 
     The counters beside them only grow: ``requests`` that ended and were not the client's to end;
     ``errors``, ``missed``, ``streams`` and ``ttft_s`` as in ``Tally``.
@@ -46,7 +45,6 @@ class Serving:
         self.name = profile.name
         # A router of another release may compute another one of the same text: the agreed counts.
         self.version = version or profile.version
-        self.share = share
         self.routing = routing_rules(profile)
         self.flow = flow_rules(profile, share)
         self.care = care_rules(profile)

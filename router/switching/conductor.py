@@ -52,6 +52,7 @@ from profiles.switching import (
     take_over,
     terms_of,
 )
+from router.pool import ROUTER_TTL_S
 from router.serving import Serving
 from router.switching.arms import Arms, Evidence
 from router.switching.proposals import Proposals
@@ -60,8 +61,6 @@ from router.switching.shadow import compare
 if TYPE_CHECKING:
     from router.state import RouterState
 
-ROUTER_TTL_S = 5.0
-"""Seconds that a router's record lives; ten beats."""
 _STORE_S = 3.0
 """For what is written to the store at the end."""
 _AWAY_S = 3.0
@@ -102,11 +101,12 @@ class Conductor:
         agreed: what the routers agree on, as this one knows it.
         revision: the store's number of it; 0 before there is any.
         proposals: what comes from the profiles' source.
+        node: the machine.
     """
 
     def __init__(self, state: RouterState) -> None:
         self._state = state
-        self._node = socket.gethostname()
+        self.node = socket.gethostname()
         self.agreed = first(state.profile)
         self.revision = 0
         self.proposals = Proposals(state.settings, state.clock, lambda: self._wake.set())
@@ -284,11 +284,6 @@ class Conductor:
         """How long the switch that is on has been in its phase, in seconds, as seen from here."""
         return None if self.agreed.switch is None else self._phase_s()
 
-    @property
-    def node(self) -> str:
-        """The machine."""
-        return self._node
-
     def fit(self, profile: ServingProfile) -> Fit:
         """Whether the registered workers can serve it."""
         return fit(profile, self._look.workers, self._look.assigned)
@@ -450,7 +445,7 @@ class Conductor:
         prefilling = {w: n - answering.get(w, 0) for w, n in counts.legs.items()}
         record = RouterRecord(
             id=state.router_id,
-            node=self._node,
+            node=self.node,
             profile=current.name,
             profile_version=current.version,
             seen=self.revision,
@@ -663,4 +658,4 @@ def _wall_s() -> float:
     return time.time()
 
 
-__all__ = ["ROUTER_TTL_S", "Checked", "Conductor"]
+__all__ = ["Checked", "Conductor"]
