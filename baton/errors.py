@@ -29,6 +29,7 @@ chained with ``from``; nothing above the adapters sees them.
     │   ├── StreamBroken           502  a stream ended without its terminator
     │   ├── StoreUnavailable       503  Redis cannot be reached
     │   └── SourceUnavailable      503  the source of profiles cannot be read
+    │       └── KubernetesUnavailable   the Kubernetes API gives no answer
     ├── OperatorError              settings or files that a person has to mend
     │   ├── SettingsError               a flag, environment variable or file is wrong
     │   ├── ProfileError                a serving profile is wrong (file, line, field)
@@ -227,6 +228,12 @@ class SourceUnavailable(PeerFault):
 
     status = 503
     code = "source_unavailable"
+
+
+class KubernetesUnavailable(SourceUnavailable):
+    """The Kubernetes API gives no answer."""
+
+    code = "kubernetes_unavailable"
 
 
 class OperatorError(BatonError):

@@ -76,7 +76,7 @@ def _configmap(ref: str, clock: Clock) -> ProfileSource:
     if not _NAME.fullmatch(name) or (slash and not _NAMESPACE.fullmatch(namespace)):
         raise SettingsError(f"{show(ref)} names no ConfigMap; a source of profiles is {FORMS}")
     # Late: the package behind it is an extra, and takes half a second to import.
-    from profiles.sources.kube_api import KubeApi, find_access
+    from baton.kube import KubeApi, find_access
     from profiles.sources.kubernetes import KubernetesSource
 
     access = find_access()

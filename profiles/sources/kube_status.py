@@ -12,8 +12,8 @@ import logging
 from datetime import UTC, datetime
 
 from baton.clock import Clock
+from baton.kube import Json, KubeApi
 from profiles.sources.base import Told
-from profiles.sources.kube_api import Json, KubeApi
 
 AGAIN_S = 600.0
 """The same Event is sent once in this time."""

@@ -20,8 +20,8 @@ from contextlib import aclosing
 
 from baton.clock import Clock, SystemClock
 from baton.errors import SourceUnavailable
+from baton.kube import OPEN, Json, KubeApi
 from profiles.sources.base import Bundle, Told
-from profiles.sources.kube_api import OPEN, Json, KubeApi
 from profiles.sources.kube_status import StatusBoard
 from profiles.sources.texts import Entry, bundle_of, counts
 from profiles.sources.waiting import Backoff, Outage

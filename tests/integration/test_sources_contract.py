@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from baton.kube import Access, KubeApi
 from profiles.sources import FolderSource, ProfileSource, RedisProfiles
-from profiles.sources.kube_api import Access, KubeApi
 from profiles.sources.kubernetes import KubernetesSource
 from profiles.sources.redis import TEXTS, VERSION
 from tests.fakes.kubernetes_api import FakeKubernetes

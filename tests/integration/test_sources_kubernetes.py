@@ -10,8 +10,8 @@ import pytest
 
 from baton.clock import VirtualClock
 from baton.errors import SettingsError, SourceUnavailable
+from baton.kube import Access, KubeApi, find_access
 from profiles.sources import Told
-from profiles.sources.kube_api import Access, KubeApi, find_access
 from profiles.sources.kubernetes import WATCH_S, KubernetesSource
 from tests.fakes.kubernetes_api import FakeKubernetes
 from tests.fakes.waiting import until

@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from baton.errors import SettingsError, SourceUnavailable
+from baton.errors import KubernetesUnavailable, SettingsError
 
 Json = dict[str, Any]
 Query = Sequence[tuple[str, str]]
@@ -97,8 +97,8 @@ def _module(name: str) -> Any:
         return importlib.import_module(f"kubernetes.aio.{name}")
     except ImportError as error:
         raise SettingsError(
-            "profiles from the Kubernetes API need the package kubernetes: install Baton with its "
-            "extra, baton-serving[kubernetes]"
+            "the package kubernetes is not installed: install Baton with its extra, "
+            "baton-serving[kubernetes]"
         ) from error
 
 
@@ -132,7 +132,7 @@ class KubeApi:
         """The status and the object that came with it; ``{}`` where none did.
 
         Raises:
-            SourceUnavailable: no answer in time, or none that is JSON of a sane size.
+            KubernetesUnavailable: no answer in time, or none that is JSON of a sane size.
         """
         for last in (False, True):
             status, answer = await self._call(method, path, query, body, content_type)
@@ -172,7 +172,7 @@ class KubeApi:
             watch_s: after which the server should end it; it is given up soon after.
 
         Raises:
-            SourceUnavailable: it could not be begun.
+            KubernetesUnavailable: it could not be begun.
         """
         query = [*query, ("watch", "true"), ("timeoutSeconds", str(max(1, round(watch_s))))]
         timeout = aiohttp.ClientTimeout(
@@ -245,10 +245,10 @@ class KubeApi:
                         self._config.load_incluster_config(client_configuration=settings)
                 client = self._client_of.ApiClient(settings)
             except TimeoutError as error:
-                raise SourceUnavailable("the kubeconfig's plug-in does not answer") from error
+                raise KubernetesUnavailable("the kubeconfig's plug-in does not answer") from error
             except Exception as error:
                 # Files that are gone, certificates that are none, plug-ins that fail.
-                raise SourceUnavailable(
+                raise KubernetesUnavailable(
                     f"no credentials for Kubernetes: {type(error).__name__}: {error}"
                 ) from error
             if self._client is None:
@@ -258,11 +258,11 @@ class KubeApi:
                 await client.close()
         return self._client
 
-    def _unreachable(self, error: Exception) -> SourceUnavailable:
+    def _unreachable(self, error: Exception) -> KubernetesUnavailable:
         reason = str(error) or type(error).__name__
         if isinstance(error, TimeoutError):
             reason = "no answer in time"
-        return SourceUnavailable(f"the Kubernetes API cannot be reached: {reason}")
+        return KubernetesUnavailable(f"the Kubernetes API cannot be reached: {reason}")
 
 
 def _object(raw: bytes, status: int) -> Json:
