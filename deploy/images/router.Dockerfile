@@ -1,0 +1,37 @@
+# The router, with its hot modules compiled (half the CPU per request).
+#   docker build -f deploy/images/router.Dockerfile -t REGISTRY/baton-router:VERSION .
+# Pin the base by digest for what you deploy: --build-arg PYTHON=3.11.14-slim-bookworm@sha256:...
+ARG PYTHON=3.11.14-slim-bookworm
+
+FROM python:${PYTHON} AS build
+# Debian keeps only the newest build of a version: the base image pins the release, not this line.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY requirements/router.lock requirements/build.lock requirements/
+# Without a pip of its own, which serves nothing in the image.
+RUN python -m venv --without-pip /opt/baton \
+ && pip --python /opt/baton/bin/python install --no-cache-dir --no-deps -r requirements/router.lock
+# The compiler reads the types of what the router imports.
+RUN python -m venv --without-pip /opt/build \
+ && pip --python /opt/build/bin/python install --no-cache-dir --no-deps -r requirements/router.lock -r requirements/build.lock
+COPY . .
+RUN BATON_COMPILED=1 /opt/build/bin/python -m build --wheel --no-isolation --outdir /opt/wheel . \
+ && pip --python /opt/baton/bin/python install --no-cache-dir --no-deps /opt/wheel/*.whl
+
+FROM python:${PYTHON}
+RUN groupadd --gid 10001 baton \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/baton --shell /usr/sbin/nologin baton \
+ && install --directory --owner 10001 --group 10001 /var/lib/baton
+COPY --from=build /opt/baton /opt/baton
+ENV PATH=/opt/baton/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    BATON_HOME=/var/lib/baton
+USER 10001:10001
+WORKDIR /var/lib/baton
+EXPOSE 8000 8001
+ENTRYPOINT ["python", "-m", "router"]
+CMD ["--host", "0.0.0.0"]
