@@ -129,7 +129,9 @@ class KubeApi:
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, Json]:
-        """The status and the object that came with it; ``{}`` where none did.
+        """The status and the object that came with it; ``{}`` where none did. A pause that the
+        server asks for by ``Retry-After`` stands in ``details.retryAfterSeconds``, as it does in
+        a ``Status`` object.
 
         Raises:
             KubernetesUnavailable: no answer in time, or none that is JSON of a sane size.
@@ -154,7 +156,8 @@ class KubeApi:
                 raw += chunk
                 if len(raw) > _MAX_ANSWER:
                     raise ValueError(f"an answer is larger than {_MAX_ANSWER} bytes")
-            return response.status, _object(bytes(raw), response.status)
+            answer = _object(bytes(raw), response.status)
+            return response.status, _with_pause(answer, response.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise self._unreachable(error) from error
         finally:
@@ -186,7 +189,10 @@ class KubeApi:
         try:
             if response.status != 200:
                 raw = await response.content.read(_CHUNK)
-                yield "ERROR", {"code": response.status, **_object(raw, response.status)}
+                answer = _with_pause(
+                    _object(raw, response.status), response.headers.get("Retry-After", "")
+                )
+                yield "ERROR", {"code": response.status, **answer}
                 return
             yield OPEN, {}
             while line := await response.content.readline():
@@ -281,3 +287,12 @@ def _object(raw: bytes, status: int) -> Json:
         raise ValueError("an answer is not a JSON object")
     # Proxies in between answer in their own words.
     return {}
+
+
+def _with_pause(answer: Json, retry_after: str) -> Json:
+    """With the header's seconds, where the object says none. Its other form, a date, Kubernetes
+    does not send."""
+    details = answer.get("details") or {}
+    if not retry_after.isdecimal() or not isinstance(details, dict):
+        return answer
+    return {**answer, "details": {"retryAfterSeconds": int(retry_after), **details}}
