@@ -59,8 +59,9 @@ integration: install ## real Redis, real HTTP, fake engines
 	wait $$beside || status=1; cat .baton/beside.log; exit $$status
 	$(PYTEST) $(ALONE)
 
-test-cluster: install ## the contract of the Kubernetes API against a real server: KUBECONFIG=... make test-cluster
-	BATON_TEST_CLUSTER=1 $(PYTEST) tests/cluster
+test-cluster: install ## hold a real API server to what Baton needs of one: make test-cluster KUBECONFIG=file
+	@test -n "$(KUBECONFIG)" || { echo "make test-cluster needs KUBECONFIG=file of a cluster to test in" >&2; exit 2; }
+	@KUBECONFIG='$(KUBECONFIG)' BATON_TEST_CLUSTER=1 $(PYTEST) tests/cluster
 
 rendered: install ## render the built-in profiles anew into deploy/lws/rendered
 	$(BIN)/python -m deploy.lws.render

@@ -2,7 +2,8 @@
 
 That variable, and not ``KUBECONFIG`` alone, so that nobody's cluster is written to by accident. A
 bare API server is enough. Nothing is assumed to act on objects: a test that needs a controller of
-LeaderWorkerSets plays it. Each test has a namespace of its own, with a random name, and deletes it.
+LeaderWorkerSets plays it. Each test has a namespace of its own, with a random name, and deletes it;
+where nothing empties namespaces, which is so on a bare API server, it stays there as Terminating.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import yaml
 
 from baton.kube import Access, KubeApi, find_access
 from tests.cluster.definitions import ensure_kinds
-from tests.fakes.kubernetes import NOBODY, FakeKubernetes
+from tests.fakes.kubernetes import FakeKubernetes
 
 Json = dict[str, Any]
 
@@ -137,13 +138,11 @@ class Cluster:
 
     async def nobody(self, folder: Path) -> KubeApi:
         """A connection of somebody whom the server knows and who may do nothing; close it."""
-        token = NOBODY
-        if self.fake is None:
-            account = {"metadata": {"name": "nobody"}}
-            await self.must("POST", self.path("serviceaccounts"), body=account)
-            request = {"spec": {"expirationSeconds": 600}}
-            path = self.path("serviceaccounts", "nobody/token")
-            token = (await self.must("POST", path, body=request))["status"]["token"]
+        account = {"metadata": {"name": "nobody"}}
+        await self.must("POST", self.path("serviceaccounts"), body=account)
+        request = {"spec": {"expirationSeconds": 600}}
+        path = self.path("serviceaccounts", "nobody/token")
+        token = (await self.must("POST", path, body=request))["status"]["token"]
         return self.known_as(token, folder)
 
     def known_as(self, token: str, folder: Path) -> KubeApi:
@@ -192,9 +191,10 @@ async def cluster(
             finally:
                 await api.close()
         return
-    access = find_access()
-    if not access.kubeconfig or os.pathsep in access.kubeconfig:
+    named = os.environ.get("KUBECONFIG", "")
+    if not named or os.pathsep in named:
         pytest.fail(f"{REAL}=1 needs KUBECONFIG to name one file")
+    access = find_access()
     api = KubeApi(access, call_s=CALL_S)
     subject = Cluster(api, namespace, Path(access.kubeconfig), None)
     try:
@@ -219,6 +219,8 @@ async def _clean(subject: Cluster) -> None:
 
 
 def _say(request: pytest.FixtureRequest, line: str) -> None:
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line(line)
+    """Past what pytest captures."""
+    manager = request.config.pluginmanager.get_plugin("capturemanager")
+    assert manager is not None
+    with manager.global_and_fixture_disabled():
+        print(f"\n{line}")

@@ -90,6 +90,7 @@ async def test_other_writes_take_fields(cluster: Cluster) -> None:
     found = await cluster.must("PATCH", path, body=body, query=query, content_type=MERGE)
     assert managers(found) == [("alice", "Apply"), ("carol", "Update")]
     assert fields(found, "carol", "Update") == {"f:data": {"f:x": {}}}
+    assert set(fields(found, "alice")["f:data"]) - {"."} == {"f:y"}
     status, found = await apply(cluster, path, config_map("a", x="1", y="2"), "alice")
     assert status == 409
     assert found["details"]["causes"][0]["message"] == 'conflict with "carol" using v1'
@@ -158,6 +159,19 @@ async def test_entries_of_lists(cluster: Cluster) -> None:
     assert [container["name"] for container in containers] == ["worker"]
     _, found = await apply(cluster, cluster.lws("a"), lws("a", image="x:2"), "bob")
     assert found["details"]["causes"][0]["field"].endswith('.containers[name="worker"].image')
+
+
+async def test_finalizers(cluster: Cluster) -> None:
+    """Are a set: each manager has its own in it."""
+    path = cluster.path("configmaps", "a")
+    body = config_map("a")
+    for manager in ("alice", "bob"):
+        body["metadata"]["finalizers"] = [f"baton.serving/{manager}"]
+        _, found = await apply(cluster, path, body, manager)
+    assert set(found["metadata"]["finalizers"]) == {"baton.serving/alice", "baton.serving/bob"}
+    for manager, left in (("bob", ["baton.serving/alice"]), ("alice", [])):
+        _, found = await apply(cluster, path, config_map("a"), manager)
+        assert found["metadata"].get("finalizers", []) == left
 
 
 async def test_what_is_missing(cluster: Cluster) -> None:
