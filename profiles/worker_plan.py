@@ -41,8 +41,8 @@ def worker_plan(
 
     Raises:
         ProfileError: the profile is wrong.
-        SettingsError: the profile has no pool of this role, or its model is the demo model and no
-            folder was given.
+        SettingsError: the profile has no pool of this role, or one of another number of nodes, or
+            its model is the demo model and no folder was given.
         ModelError: the model's files are missing or of an unsupported kind.
     """
     profile = with_overrides(
@@ -56,6 +56,7 @@ def worker_plan(
             f"profile {profile.metadata.name!r} has no {role} pool (its mode is "
             f"{profile.spec.mode}); choose another profile with --profile"
         )
+    _check_nodes(pool, role, profile, options)
     model = profile.spec.model
     if model.source == "demo":
         raise SettingsError(
@@ -126,6 +127,25 @@ def worker_plan(
         drained=drained,
         drain_limit_s=drain_limit_s(profile),
         lease_s=transfer.lease_s,
+    )
+
+
+def _check_nodes(
+    pool: PoolSpec, role: Role, profile: ServingProfile, options: WorkerOptions
+) -> None:
+    """Raises SettingsError unless this worker spans as many nodes as the pool says."""
+    nodes = options.group.size if options.group is not None else 1
+    if nodes == pool.nodes:
+        return
+    told = (
+        f"this one is of a group of {nodes} (LWS_GROUP_SIZE)"
+        if options.group is not None
+        else "this one is of no group (LWS_GROUP_SIZE is not set, or 1)"
+    )
+    raise SettingsError(
+        f"a worker of pool {role} of profile {profile.metadata.name!r} spans {pool.nodes} "
+        f"node{'s' if pool.nodes > 1 else ''}, but {told}; give the LeaderWorkerSet the size "
+        "of the pool's field nodes, or change that field"
     )
 
 

@@ -28,6 +28,9 @@ class SwitchRequest(BaseModel):
     profile: str | None = Field(default=None, description="Name of a profile.")
     text: str | None = Field(default=None, description="A whole profile as YAML, instead.")
     origin: str = Field(default="request", max_length=500, description="Where the text is from.")
+    by: str = Field(
+        default="operator", min_length=1, max_length=200, description="Who asks, for the history."
+    )
     prepare_s: float | None = Field(default=None, gt=0, le=_DAY_S)
     canary_share: float | None = Field(default=None, ge=0, le=1)
     hold_s: float | None = Field(default=None, ge=0, le=_DAY_S)
@@ -119,7 +122,7 @@ def add_profile_routes(admin: APIRouter, state: RouterState) -> None:
                     "shadow": checked.shadow,
                 }
             )
-        number = await conductor.switch(profile, asked.terms(profile))
+        number = await conductor.switch(profile, asked.terms(profile), by=asked.by)
         return _json({**switch_report(state), "number": number}, 202)
 
     @admin.post("/switch/skip", summary="End the phase that a switch is in", status_code=202)

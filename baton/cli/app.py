@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from baton.cli.bench import bench_app
+from baton.cli.controller import controller
+from baton.cli.deploy import deploy_app
+from baton.cli.doctor_commands import doctor_app
 from baton.cli.guard import clear_errors, home_folder, survivable_output
 from baton.cli.key import key_app
 from baton.cli.operate import drain, explain, handoffs, pairs
@@ -34,6 +37,8 @@ app = typer.Typer(
     "itself, and says how to talk to it. `baton status`, in another terminal, shows what runs.",
 )
 app.add_typer(bench_app, name="bench", short_help="Measure endpoints, compare profiles.")
+app.add_typer(doctor_app, name="doctor", short_help="Check this machine or a cluster.")
+app.add_typer(deploy_app, name="deploy", short_help="Render what Kubernetes needs.")
 app.add_typer(key_app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(profile_app, name="profile", short_help="Look at serving profiles, and switch them.")
 
@@ -200,6 +205,9 @@ app.command("explain", short_help="Ask what would be decided for a request, and 
 app.command("drain", short_help="Send a worker nothing new, and wait until it is free.")(drain)
 app.command("pairs", short_help="Show pairs of prefill and decode workers.")(pairs)
 app.command("handoffs", short_help="Show handoffs, and KV that nobody will pull.")(handoffs)
+app.command("controller", short_help="Bring a cluster's pools to what the profile says.")(
+    controller
+)
 
 
 @app.command(short_help="Show versions.")

@@ -5,13 +5,21 @@ keeps that process alive and answers how it is. vLLM itself is imported only in 
 """
 
 from baton.engine.server import Engine, EngineHealth, remove_stale_run_dirs
-from baton.engine.spec import Device, EngineSpec, command, detect_device, environment
+from baton.engine.spec import (
+    Device,
+    EngineSpec,
+    GroupRank,
+    command,
+    detect_device,
+    environment,
+)
 
 __all__ = [
     "Device",
     "Engine",
     "EngineHealth",
     "EngineSpec",
+    "GroupRank",
     "command",
     "detect_device",
     "environment",

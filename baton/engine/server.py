@@ -15,11 +15,13 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -85,6 +87,9 @@ class Engine:
         silent_after_s: without an answer for so long the engine is no longer called ready.
         hung_after_s: without an answer for so long it is killed and started again.
         stop_grace_s: from SIGTERM to SIGKILL.
+        only_run: the engine id of the one run there will be, or None to start engines one after
+            the other under fresh ids. An engine that spans nodes cannot be started again on one
+            of them alone; it is ended at the first sign that a part of it is dead.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Engine:
         silent_after_s: float = 3.0,
         hung_after_s: float = 60.0,
         stop_grace_s: float = 15.0,
+        only_run: EngineId | None = None,
     ) -> None:
         self.health = EngineHealth()
         self._name = name
@@ -108,6 +114,7 @@ class Engine:
         self._silent_after_s = silent_after_s
         self._hung_after_s = hung_after_s
         self._stop_grace_s = stop_grace_s
+        self._only_run = only_run
         self._log = logging.getLogger(f"baton.engine.{name}")
         self._backoff = Backoff()
         self._child: Child | None = None
@@ -125,14 +132,32 @@ class Engine:
             self._log.info("engine is %s", self.health.state)
             self._on_change()
 
+    def kill(self) -> None:
+        """Ends the engine at once: for one that has lost a part of itself, whose orderly end would
+        wait for that part. ``run`` then notices that it ended.
+
+        SIGKILL to its first process only. The others die with it, by the plug-in, and the one that
+        takes shared memory away is left the moment that it needs.
+        """
+        child = self._child
+        if child is not None and child.pid is not None and child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs engines one after the other until ``stop`` is set; then leaves none running."""
+        """Runs engines one after the other until ``stop`` is set; then leaves none running.
+
+        With ``only_run`` it also ends when that run has; ``health.last_error`` says why.
+        """
         remove_stale_run_dirs()
         async with aiohttp.ClientSession() as http:
             while not stop.is_set():
                 began_s = self._clock.monotonic_s()
                 error = await self._one_run(http, stop)
                 if stop.is_set():
+                    return
+                if self._only_run is not None:
+                    self.update(state=WorkerState.STARTING, load=Load(), last_error=error)
                     return
                 pause_s = self._backoff.next_delay_s(self._clock.monotonic_s() - began_s)
                 self.update(
@@ -147,7 +172,7 @@ class Engine:
 
     async def _one_run(self, http: aiohttp.ClientSession, stop: asyncio.Event) -> str:
         """One engine from start to end. Returns why it ended, in words."""
-        engine_id = EngineId(uuid.uuid4().hex)
+        engine_id = self._only_run or EngineId(uuid.uuid4().hex)
         run_dir = Path(tempfile.mkdtemp(prefix=f"{run_dir_prefix()}{os.getpid()}-"))
         spec = self._make_spec(engine_id, run_dir)
         env = environment(spec, os.environ)
@@ -178,6 +203,8 @@ class Engine:
                 if died.done():
                     last = child.tail[-1] if child.tail else "no output"
                     return f"the engine ended with status {died.result()} ({last})"
+                if self._only_run is not None:
+                    self.kill()
                 return str(watch.exception())
             finally:
                 for task in tasks:
@@ -194,6 +221,9 @@ class Engine:
         Raises:
             EngineStartError: not healthy within the time limit, no generation, or hung.
         """
+        if spec.headless:
+            # It has nothing that answers: how it is, only its leader can tell.
+            await asyncio.get_running_loop().create_future()
         deadline_s = self._clock.monotonic_s() + self._start_timeout_s
         while await _get(http, f"{spec.local_url}/health", timeout_s=_ANSWER_S) is None:
             if self._clock.monotonic_s() > deadline_s:
@@ -220,6 +250,9 @@ class Engine:
                 if self.health.state is not WorkerState.READY:
                     await self._generate(http, spec)
                 self.update(state=WorkerState.READY, load=parse_load(text), load_read_s=now_s)
+            elif self._only_run is not None and await _is_closed(spec):
+                # vLLM closes its port when its engine is dead, and then takes seconds to leave.
+                raise EngineStartError("the engine closed its port")
             elif now_s - heard_s > self._hung_after_s:
                 raise EngineStartError(f"the engine gave no answer for {self._hung_after_s:.0f} s")
             elif now_s - heard_s > self._silent_after_s:
@@ -276,6 +309,20 @@ async def _get(
             return await response.text() if response.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
+
+
+async def _is_closed(spec: EngineSpec) -> bool:
+    """Whether nobody listens on the engine's port; a busy engine still does."""
+    url = urlsplit(spec.local_url)
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            _, writer = await asyncio.open_connection(url.hostname, url.port)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False
 
 
 _GAUGES = {

@@ -29,8 +29,30 @@ class Device(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRank:
+    """One node's place in an engine that spans several (vLLM's ``--nnodes``).
+
+    Attributes:
+        nodes: nodes of the engine, two or more.
+        rank: this node's number; 0 has the API server, the others are headless.
+        master_address: IP address of node 0, where the ranks meet. Not a name: not all of what
+            binds or dials it resolves names.
+        master_port: port that node 0 listens on for that.
+        own_address: IP address of this node, as the others reach it.
+        interface: the network interface of ``own_address``; empty where it is not known.
+    """
+
+    nodes: int
+    rank: int
+    master_address: str
+    master_port: int
+    own_address: str
+    interface: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One vLLM server.
+    """One vLLM server, or one node of it.
 
     Attributes:
         name: how it is called in logs.
@@ -57,6 +79,7 @@ class EngineSpec:
         cpu_kv_cache_bytes: KV memory on CPU.
         cpu_threads: OpenMP threads on CPU.
         extra_args: further vLLM flags, by long name without dashes.
+        group: this node's place where the engine spans several; None where it does not.
     """
 
     name: str
@@ -88,6 +111,12 @@ class EngineSpec:
     cpu_kv_cache_bytes: int = 256 * _MIB
     cpu_threads: int = 1
     extra_args: Mapping[str, object] = field(default_factory=dict)
+    group: GroupRank | None = None
+
+    @property
+    def headless(self) -> bool:
+        """Whether this node has ranks only, and no server to ask how it is."""
+        return self.group is not None and self.group.rank > 0
 
     @property
     def local_url(self) -> str:
@@ -169,10 +198,26 @@ def command(spec: EngineSpec) -> list[str]:
             )
     else:
         flags["gpu-memory-utilization"] = spec.gpu_memory_utilization
+    if spec.group is not None:
+        flags.update(_group_flags(spec.group))
     argv = [sys.executable, "-m", "baton.engine.launch"]
     for name, value in {**flags, **spec.extra_args}.items():
         argv.extend(_flag(name, value))
     return argv
+
+
+def _group_flags(group: GroupRank) -> dict[str, object]:
+    """What each node of an engine is told; all other flags are the same on all nodes."""
+    return {
+        "nnodes": group.nodes,
+        "node-rank": group.rank,
+        "master-addr": group.master_address,
+        "master-port": group.master_port,
+        # The only one that spans nodes without Ray. Its shared-memory queue is left to the ranks
+        # of one node; between nodes it speaks ZMQ.
+        "distributed-executor-backend": "mp",
+        "headless": True if group.rank > 0 else None,
+    }
 
 
 def _flag(name: str, value: object) -> list[str]:
@@ -204,6 +249,12 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
             "PYTHONHASHSEED": "0",
         }
     )
+    if spec.group is not None:
+        # What vLLM binds and tells the other nodes; its own guess is the way to the internet.
+        env["VLLM_HOST_IP"] = spec.group.own_address
+        if spec.group.interface:
+            # Without it gloo takes what the host's name resolves to, which may be loopback.
+            env.setdefault("GLOO_SOCKET_IFNAME", spec.group.interface)
     if spec.ucx_tls is not None:
         env["UCX_TLS"] = spec.ucx_tls
     env.setdefault("UCX_LOG_LEVEL", "error")

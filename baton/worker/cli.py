@@ -33,8 +33,9 @@ from baton.settings import (
 )
 from baton.telemetry import configure_logging
 from baton.types import WorkerId
+from baton.worker.group import GROUP_PORT, HEALTH_PORT, group_place
 from baton.worker.options import WorkerOptions, WorkerPlan
-from baton.worker.worker import run_worker
+from baton.worker.run import run_worker
 
 MakePlan = Callable[[WorkerOptions], WorkerPlan]
 
@@ -96,6 +97,34 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
                 envvar="BATON_CPU_THREADS", min=1, help="Compute threads of a CPU engine."
             ),
         ] = 1,
+        health_port: Annotated[
+            int,
+            typer.Option(
+                envvar="BATON_HEALTH_PORT",
+                min=0,
+                max=65535,
+                help="Where the worker itself answers probes (/livez, /readyz) and POST /drain; 0 "
+                f"for nowhere, and for {HEALTH_PORT} in a group.",
+            ),
+        ] = 0,
+        leader_health_port: Annotated[
+            int,
+            typer.Option(
+                envvar="BATON_LEADER_HEALTH_PORT",
+                min=0,
+                max=65535,
+                help="In a group, the leader's health port; 0 for the same as this one's.",
+            ),
+        ] = 0,
+        group_port: Annotated[
+            int,
+            typer.Option(
+                envvar="BATON_GROUP_PORT",
+                min=1,
+                max=65535,
+                help="In a group, where the ranks meet, on the leader's node.",
+            ),
+        ] = GROUP_PORT,
         home: HomeFlag = None,
         log_level: LogLevelFlag = "info",
     ) -> None:
@@ -104,6 +133,11 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
             configure_logging(log_level)
             folder = home.expanduser().resolve() if home else default_home(os.environ)
             node = node_name(os.environ)
+            group = group_place(
+                os.environ,
+                leader_health_port=leader_health_port or health_port or HEALTH_PORT,
+                rendezvous_port=group_port,
+            )
             options = WorkerOptions(
                 profile=profile,
                 model=model,
@@ -119,11 +153,14 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
                 node=node,
                 cpu_threads=cpu_threads,
                 kv_events_port=kv_events_port,
+                health_port=health_port or (HEALTH_PORT if group is not None else 0),
+                group=group,
             )
             plan = make_plan(options)
-            asyncio.run(run_worker(options, plan))
+            status = asyncio.run(run_worker(options, plan))
         except BatonError as error:
             logging.getLogger("baton.worker").error("%s", error.message)
-            sys.exit(2)
+            status = 2
+        sys.exit(status)
 
     return app

@@ -9,6 +9,7 @@ from pathlib import Path
 from baton.engine import EngineSpec
 from baton.settings import KV_EVENTS_PORT
 from baton.types import EngineId, KvGeometry, Load, Role, WorkerId
+from baton.worker.group import GroupPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class WorkerOptions:
         cpu_threads: OpenMP threads of a CPU engine.
         kv_events_port: where a worker that other machines reach publishes KV events, with the port
             above it; unused unless the profile asks for them.
+        health_port: where the worker itself answers probes; 0 for nowhere.
+        group: this process's place among those that are one worker, or None where it is the only
+            one.
     """
 
     profile: str
@@ -47,6 +51,8 @@ class WorkerOptions:
     node: str
     cpu_threads: int
     kv_events_port: int = KV_EVENTS_PORT
+    health_port: int = 0
+    group: GroupPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

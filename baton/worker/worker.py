@@ -1,19 +1,18 @@
-"""The life of a worker process: engine up, registered, watched, drained, gone.
+"""The life of a worker: engine up, registered, watched, drained, gone.
 
-A first SIGTERM or SIGINT drains: routers are told at once, requests in flight end, offered
-handoffs are pulled or expire, then the engine stops. A second one stops without waiting.
+A drain tells routers at once, lets requests in flight end, and offered handoffs be pulled or
+expire. Who may ask for one, and what else a process does, is not said here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
 
 from baton.clock import Clock, SystemClock
 from baton.engine import Engine
-from baton.registrar import HEARTBEAT_S, Registrar, heartbeat_loop, open_registrar
+from baton.registrar import HEARTBEAT_S, Registrar, heartbeat_loop
+from baton.stopping import unless_stopped
 from baton.types import Limits, WorkerRecord, WorkerState
 from baton.worker.options import WorkerOptions, WorkerPlan
 
@@ -32,6 +31,11 @@ class Worker:
         plan: what its role makes of that.
         registrar: where to register; closed at the end.
         clock: for records.
+        engine: the supervisor of the engine, or None for one that keeps engines running.
+        may_start: when the engine may start, or None for at once.
+
+    Attributes:
+        drained: set when a drain is over.
     """
 
     def __init__(
@@ -41,7 +45,10 @@ class Worker:
         registrar: Registrar,
         *,
         clock: Clock | None = None,
+        engine: Engine | None = None,
+        may_start: asyncio.Event | None = None,
     ) -> None:
+        self.drained = asyncio.Event()
         self._options = options
         self._plan = plan
         self._registrar = registrar
@@ -49,9 +56,22 @@ class Worker:
         self._started_s = self._clock.wall_s()
         self._wake = asyncio.Event()
         self._draining = False
-        self.engine = Engine(
-            f"{plan.role}", plan.make_spec, on_change=self._wake.set, clock=self._clock
+        self._may_start = may_start
+        self.engine = engine or Engine(
+            f"{plan.role}", plan.make_spec, on_change=self.tell, clock=self._clock
         )
+
+    def tell(self) -> None:
+        """Has the registry told of the worker as it is now."""
+        self._wake.set()
+
+    def unready(self) -> str:
+        """Why this worker cannot serve, in words; empty when it can."""
+        state = self.record().state
+        if state is WorkerState.READY:
+            return ""
+        error = self.engine.health.last_error
+        return f"the worker is {state}" + (f"; its last engine: {error}" if error else "")
 
     def record(self) -> WorkerRecord:
         """The worker as it is now."""
@@ -80,15 +100,26 @@ class Worker:
             lease_s=self._plan.lease_s,
         )
 
-    async def run(self, drain: asyncio.Event, stop_now: asyncio.Event) -> None:
-        """Serves until ``drain`` is set and the drain is over, or ``stop_now`` is set.
+    async def run(
+        self,
+        drain: asyncio.Event,
+        stop_now: asyncio.Event,
+        leave: asyncio.Event | None = None,
+    ) -> None:
+        """Serves until ``drain`` is set and the drain is over.
+
+        Args:
+            drain: asks for the drain.
+            stop_now: ends the drain.
+            leave: drained, the worker stays, and registered, until this is set; None to go at
+                once.
 
         Raises:
             NotAuthorized: the registry refuses the cluster token.
         """
         stop_engine = asyncio.Event()
         stop_heart = asyncio.Event()
-        engine = asyncio.create_task(self.engine.run(stop_engine), name="engine")
+        engine = asyncio.create_task(self._run_engine(stop_engine), name="engine")
         heart = asyncio.create_task(
             heartbeat_loop(
                 self._registrar,
@@ -99,7 +130,7 @@ class Worker:
             ),
             name="heartbeat",
         )
-        ending = asyncio.create_task(self._until_drained(drain, stop_now), name="drain")
+        ending = asyncio.create_task(self._until_gone(drain, stop_now, leave), name="drain")
         tasks = (engine, heart, ending)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -113,6 +144,18 @@ class Worker:
             await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
             await self._registrar.close()
 
+    async def _run_engine(self, stop: asyncio.Event) -> None:
+        if self._may_start is None or await unless_stopped(self._may_start.wait(), stop):
+            await self.engine.run(stop)
+
+    async def _until_gone(
+        self, drain: asyncio.Event, stop_now: asyncio.Event, leave: asyncio.Event | None
+    ) -> None:
+        await self._until_drained(drain, stop_now)
+        self.drained.set()
+        if leave is not None:
+            await leave.wait()
+
     async def _make_record(self) -> WorkerRecord:
         return self.record()
 
@@ -120,7 +163,7 @@ class Worker:
         await drain.wait()
         self._draining = True
         self._wake.set()
-        if self._nothing_to_drain():
+        if self._nothing_to_drain() or stop_now.is_set():
             return
         log.info("draining, for at most %.0f s", self._plan.drain_limit_s)
         patience = asyncio.create_task(self._until_idle())
@@ -159,24 +202,3 @@ class Worker:
         if health.state is WorkerState.WARMING:
             return health.max_model_len == 0
         return health.state is not WorkerState.READY
-
-
-async def run_worker(options: WorkerOptions, plan: WorkerPlan) -> None:
-    """Runs a worker as this process: signals included."""
-    drain, stop_now = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        if drain.is_set():
-            stop_now.set()
-        drain.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    registrar = open_registrar(options.registry, options.token)
-    try:
-        await Worker(options, plan, registrar).run(drain, stop_now)
-    finally:
-        with contextlib.suppress(NotImplementedError):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)

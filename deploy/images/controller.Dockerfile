@@ -1,5 +1,5 @@
 # The controller: no model, no engine, no router.
-#   docker build -f deploy/images/controller.Dockerfile -t REGISTRY/baton-controller:VERSION .
+#   docker build -f deploy/images/controller.Dockerfile -t REGISTRY/baton/controller:VERSION .
 # Pin the base by digest for what you deploy: --build-arg PYTHON=3.11.14-slim-bookworm@sha256:...
 ARG PYTHON=3.11.14-slim-bookworm
 
@@ -26,5 +26,5 @@ ENV PATH=/opt/baton/bin:$PATH \
     BATON_HOME=/var/lib/baton
 USER 10001:10001
 WORKDIR /var/lib/baton
-EXPOSE 8180
+EXPOSE 8002
 ENTRYPOINT ["baton", "controller"]

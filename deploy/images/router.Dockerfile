@@ -1,5 +1,5 @@
 # The router, with its hot modules compiled (half the CPU per request).
-#   docker build -f deploy/images/router.Dockerfile -t REGISTRY/baton-router:VERSION .
+#   docker build -f deploy/images/router.Dockerfile -t REGISTRY/baton/router:VERSION .
 # Pin the base by digest for what you deploy: --build-arg PYTHON=3.11.14-slim-bookworm@sha256:...
 ARG PYTHON=3.11.14-slim-bookworm
 

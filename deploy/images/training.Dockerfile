@@ -1,5 +1,5 @@
 # The training stage.
-#   docker build -f deploy/images/training.Dockerfile -t REGISTRY/baton-training:VERSION .
+#   docker build -f deploy/images/training.Dockerfile -t REGISTRY/baton/training:VERSION .
 # Pin the base by digest for what you deploy: --build-arg PYTHON=3.11.14-slim-bookworm@sha256:...
 ARG PYTHON=3.11.14-slim-bookworm
 

@@ -1,5 +1,5 @@
 # A worker without a GPU: vLLM's CPU build. It runs eagerly, since there is no C++ compiler in it.
-#   docker build -f deploy/images/worker-cpu.Dockerfile --build-arg PIP_EXTRA_INDEX_URL=... -t REGISTRY/baton-worker-cpu:VERSION .
+#   docker build -f deploy/images/worker-cpu.Dockerfile --build-arg PIP_EXTRA_INDEX_URL=... -t REGISTRY/baton/worker-cpu:VERSION .
 # Pin the base by digest for what you deploy: --build-arg PYTHON=3.11.14-slim-bookworm@sha256:...
 ARG PYTHON=3.11.14-slim-bookworm
 

@@ -1,5 +1,5 @@
 # A worker with GPUs: prefill, decode or standard. CUDA comes with the wheels, the driver with the node.
-#   docker build -f deploy/images/worker-gpu.Dockerfile -t REGISTRY/baton-worker-gpu:VERSION .
+#   docker build -f deploy/images/worker-gpu.Dockerfile -t REGISTRY/baton/worker-gpu:VERSION .
 # Pin the base by digest for what you deploy: --build-arg PYTHON=3.11.14-slim-bookworm@sha256:...
 ARG PYTHON=3.11.14-slim-bookworm
 

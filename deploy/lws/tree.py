@@ -14,6 +14,9 @@ from typing import Any
 
 Json = dict[str, Any]
 
+MARK = "made by baton deploy render"
+"""Stands in the first line of each file that is written, and tells ours from others'."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -56,6 +59,7 @@ class Part:
         patches: applied after the part's own objects were added.
         components: names of components that an overlay takes, in order; overlays only.
         namespace: set on all namespaced objects; overlays only.
+        abouts: file name to what its objects are for; the comment at its head.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Part:
     patches: Sequence[Patch] = ()
     components: Sequence[str] = ()
     namespace: str = ""
+    abouts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,12 @@ class Tree:
         base: what each overlay starts from.
         components: options, by folder name.
         overlays: kinds of clusters, by folder name.
+        cluster: what belongs to a whole cluster, by the overlay's name: objects without a
+            namespace, which kustomize would give one, and which an administrator applies.
     """
 
     profile: str
     base: Part
     components: Mapping[str, Part]
     overlays: Mapping[str, Part]
+    cluster: Mapping[str, Part] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 Run as a script: ``python engine_process.py PORT MODE KEY``. Standard library only, so that it is up
 within a tenth of a second. Modes: ``good``; ``exits`` (says why and ends), ``unhealthy``,
 ``no-generation``, ``empty-generation``, ``no-models``; ``good-with-core`` (has a child of its own
-that keeps the output open, as vLLM's engine core does).
+that keeps the output open, as vLLM's engine core does); ``closes`` (good for a moment, then it
+closes its port and stays, as vLLM's server does while it cleans up after a dead engine core).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -26,6 +29,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._answer(503 if self.mode == "unhealthy" else 200, "")
         elif self.path == "/metrics":
+            if self.mode == "closes":
+                self.close_connection = True
+                threading.Thread(target=self.server.shutdown).start()
             labels = '{engine="0",model_name="tiny"}'
             self._answer(
                 200,
@@ -74,7 +80,10 @@ def main() -> None:
         core = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
         print(f"core {core.pid}", flush=True)
     ThreadingHTTPServer.allow_reuse_address = True
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.serve_forever(poll_interval=0.05)
+    server.server_close()
+    time.sleep(60)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from tests.packaging.images import ROOT, Built, build, installed, names, path, s
 EXTRAS = {
     "router": ("router", "kubernetes"),
     "controller": ("kubernetes",),
+    "bench": ("benchmarks",),
     "worker-cpu": ("cpu-worker",),
     "worker-gpu": ("gpu-worker",),
     "training": ("training",),
 }
-AS_CPU = ("router", "controller", "worker-cpu", "build")
+AS_CPU = ("router", "controller", "bench", "worker-cpu", "build")
 """Locks with the versions that the tests run with."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from baton.engine import Device, Engine, EngineSpec, server
+from baton.engine import Device, Engine, EngineSpec, GroupRank, server
 from baton.process import Backoff
 from baton.settings import free_port
 from baton.types import EngineId, Load, Role, WorkerState
@@ -28,8 +28,11 @@ KEY = "key-of-the-fake-engine"
 class Supervised:
     """An engine under supervision, and what was seen of it."""
 
-    def __init__(self, mode: str, port: int, **settings: Any) -> None:
+    def __init__(
+        self, mode: str, port: int, *, group: GroupRank | None = None, **settings: Any
+    ) -> None:
         self.mode = mode
+        self.group = group
         self.specs: list[EngineSpec] = []
         self.states: list[WorkerState] = []
         self.pids: list[int] = []
@@ -58,6 +61,7 @@ class Supervised:
             block_size=32,
             lease_s=30,
             ucx_tls="tcp,self",
+            group=self.group,
         )
         self.specs.append(spec)
         return spec
@@ -218,6 +222,60 @@ async def test_a_hung_engine(made: list[Supervised]) -> None:
     await each.ready(runs=2)
     assert _gone(pid)
     assert "gave no answer" in (each.engine.health.last_error or "")
+
+
+async def test_an_engine_that_runs_once(made: list[Supervised]) -> None:
+    """Under the id that it is given; when it ends, so does its supervisor, which says why."""
+    each = supervise(made, only_run=EngineId("of-the-group"))
+    pid = await each.ready()
+    assert each.specs[0].engine_id == "of-the-group"
+    os.kill(pid, signal.SIGKILL)
+    assert each.task is not None
+    await asyncio.wait_for(each.task, 5)
+    assert len(each.specs) == 1
+    assert each.engine.health.state is WorkerState.STARTING
+    assert "status -9" in (each.engine.health.last_error or "")
+
+
+async def test_ending_an_engine_at_once(made: list[Supervised]) -> None:
+    """Even one that answers nothing; all of its processes are gone then."""
+    each = supervise(made, "good-with-core", only_run=EngineId("of-the-group"))
+    pid = await each.ready()
+    (core,) = psutil.Process(pid).children()
+    os.kill(pid, signal.SIGSTOP)
+    each.engine.kill()
+    assert each.task is not None
+    await asyncio.wait_for(each.task, 5)
+    assert _gone(pid)
+    assert _gone(core.pid)
+    each.engine.kill()
+
+
+async def test_an_engine_that_closes_its_port(made: list[Supervised]) -> None:
+    """It is dead and only cleans up: where others wait for its end, it is not given the time."""
+    each = supervise(made, "closes", only_run=EngineId("of-the-group"))
+    await each.ready()
+    assert each.task is not None
+    await asyncio.wait_for(each.task, 5)
+    assert each.engine.health.last_error == "the engine closed its port"
+
+
+async def test_a_node_that_serves_nothing(made: list[Supervised]) -> None:
+    """A further node of an engine answers nobody: it is not hung for that, and ends with its
+    process."""
+    rank = GroupRank(
+        nodes=2, rank=1, master_address="127.0.0.1", master_port=1, own_address="127.0.0.1"
+    )
+    each = supervise(
+        made, "unhealthy", group=rank, only_run=EngineId("of-the-group"), start_timeout_s=0.1
+    )
+    await until(lambda: each.engine.pid is not None)
+    await asyncio.sleep(0.3)
+    assert each.task is not None
+    assert not each.task.done()
+    assert each.engine.health.state is WorkerState.STARTING
+    each.engine.kill()
+    await asyncio.wait_for(each.task, 5)
 
 
 async def test_stop_of_a_hung_engine(made: list[Supervised]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from baton.engine import Device, EngineSpec, command, detect_device, environment
+from baton.engine import Device, EngineSpec, GroupRank, command, detect_device, environment
 from baton.kv_events import publisher_config
 from baton.types import EngineId, Role
 
@@ -119,6 +119,50 @@ def test_stages_run_without_a_connector() -> None:
     assert "--kv-transfer-config" not in found
     assert "--distributed-executor-backend" not in flags(spec(pipeline_parallel=2))
     assert "--pipeline-parallel-size" not in flags(SPEC)
+
+
+GROUP = GroupRank(
+    nodes=2,
+    rank=0,
+    master_address="10.0.0.1",
+    master_port=29500,
+    own_address="10.0.0.1",
+    interface="eth0",
+)
+FOLLOWS = dataclasses.replace(GROUP, rank=1, own_address="10.0.0.2")
+
+
+def test_a_node_of_several() -> None:
+    """Each is told its number and where to meet; nothing else differs, so that all ranks agree."""
+    leads = flags(spec(group=GROUP, tensor_parallel=2))
+    follows = flags(spec(group=FOLLOWS, tensor_parallel=2))
+    assert leads["--nnodes"] == "2"
+    assert (leads["--node-rank"], follows["--node-rank"]) == ("0", "1")
+    assert (leads["--master-addr"], leads["--master-port"]) == ("10.0.0.1", "29500")
+    assert leads["--distributed-executor-backend"] == "mp"
+    assert "--headless" not in leads
+    assert follows.pop("--headless") is None
+    assert leads | {"--node-rank": "1"} == follows
+
+
+def test_only_further_nodes_are_headless() -> None:
+    """Node 0 has the server; an engine of one node has it too."""
+    assert [made.headless for made in (SPEC, spec(group=GROUP), spec(group=FOLLOWS))] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_the_environment_of_a_node() -> None:
+    """Its own address for what vLLM binds, and the interface for gloo unless somebody chose one."""
+    env = environment(spec(group=FOLLOWS), {"VLLM_HOST_IP": "192.0.2.1"})
+    assert (env["VLLM_HOST_IP"], env["GLOO_SOCKET_IFNAME"]) == ("10.0.0.2", "eth0")
+    chosen = environment(spec(group=FOLLOWS), {"GLOO_SOCKET_IFNAME": "ib0"})
+    assert chosen["GLOO_SOCKET_IFNAME"] == "ib0"
+    unknown = dataclasses.replace(FOLLOWS, interface="")
+    assert "GLOO_SOCKET_IFNAME" not in environment(spec(group=unknown), {})
+    assert "VLLM_HOST_IP" not in environment(SPEC, {})
 
 
 def test_our_connector() -> None:

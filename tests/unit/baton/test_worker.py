@@ -141,13 +141,25 @@ class FakeRegistrar:
 class Life:
     """A worker that runs, and the two ways to stop it."""
 
-    def __init__(self, plan: WorkerPlan) -> None:
+    def __init__(
+        self,
+        plan: WorkerPlan,
+        *,
+        leave: asyncio.Event | None = None,
+        may_start: asyncio.Event | None = None,
+    ) -> None:
         self.engine = FakeEngine()
         self.registrar = FakeRegistrar()
-        self.worker = Worker(OPTIONS, plan, self.registrar, clock=LoopClock())
-        self.worker.engine = cast(Engine, self.engine)
-        self.drain, self.stop_now = asyncio.Event(), asyncio.Event()
-        self.task = asyncio.create_task(self.worker.run(self.drain, self.stop_now))
+        self.worker = Worker(
+            OPTIONS,
+            plan,
+            self.registrar,
+            clock=LoopClock(),
+            engine=cast(Engine, self.engine),
+            may_start=may_start,
+        )
+        self.drain, self.stop_now, self.leave = asyncio.Event(), asyncio.Event(), leave
+        self.task = asyncio.create_task(self.worker.run(self.drain, self.stop_now, leave))
 
     async def ended(self) -> float:
         """Waits for the end; the time."""
@@ -241,6 +253,47 @@ def test_an_idle_worker_drains_fast() -> None:
         assert life.registrar.withdrawn_s > 11.0
 
     live(story)
+
+
+def test_a_drained_worker_may_stay() -> None:
+    """Asked to drain only, it is registered as draining, with its engine, until it may leave."""
+
+    async def main() -> None:
+        life = Life(make_plan(), leave=asyncio.Event())
+        await asyncio.sleep(10)
+        life.drain.set()
+        await asyncio.wait_for(life.worker.drained.wait(), 3)
+        await asyncio.sleep(60)
+        assert life.registrar.states[-1] is WorkerState.DRAINING
+        assert life.registrar.withdrawn_s is None
+        assert life.worker.unready() == "the worker is draining"
+        assert life.leave is not None
+        life.leave.set()
+        assert await life.ended() < 75
+
+    run_virtual(main())
+
+
+def test_an_engine_that_may_not_start_yet() -> None:
+    """It waits for the word; meanwhile the worker is registered, and can be stopped."""
+
+    async def main(told: bool) -> None:
+        may_start = asyncio.Event()
+        life = Life(make_plan(), may_start=may_start)
+        life.engine.set(state=WorkerState.STARTING)
+        await asyncio.sleep(10)
+        assert life.engine.health.load_read_s == 0
+        assert life.registrar.states == [WorkerState.STARTING]
+        if told:
+            may_start.set()
+            await asyncio.sleep(2)
+            assert life.engine.health.load_read_s > 0
+        life.drain.set()
+        await life.task
+        assert (life.engine.stopped_s is not None) is told
+
+    run_virtual(main(told=True))
+    run_virtual(main(told=False))
 
 
 def test_a_busy_worker_finishes_first() -> None:

@@ -1,0 +1,186 @@
+"""The controller as a component: its pods, its rights, and what changes for the routers.
+
+With it routers start from the ConfigMap that it writes after a switch was committed, and no longer
+from the one that operators edit: a router that starts from nothing begins with what serves.
+"""
+
+from __future__ import annotations
+
+from deploy.lws import labels, names, network, router
+from deploy.lws.nodes import add, replace
+from deploy.lws.site import Site
+from deploy.lws.site_options import ControllerSpec
+from deploy.lws.tree import Json, Part, Patch, Target
+from deploy.lws.worker_pod import container_security, from_field, from_secret, pod_security
+
+NAME = "controller"
+_HEALTH_PORT = 8002
+_ROUTER_ENV = f"/spec/template/spec/containers/0/env/{router.PROFILES_ENV}"
+
+
+def controller(site: Site) -> Part | None:
+    """The component; None where the site has no controller."""
+    spec = site.spec.controller
+    if spec is None:
+        return None
+    return Part(
+        name=NAME,
+        about="`baton controller`: brings the pools to what the active profile says, new ones "
+        "before old ones go, and has the routers switch in between. Pools of this folder stay "
+        "Git's: it takes them as they are, makes others beside them, and scales to 0 what no "
+        "profile needs any more.",
+        files={
+            "controller.yaml": [
+                _deployment(site, spec),
+                _disruption_budget(),
+                network.policy(names.CONTROLLER, _selector(), []),
+            ],
+            "controller-access.yaml": [
+                router.service_account(names.CONTROLLER, labels.CONTROLLER),
+                _role(site),
+                router.binding(names.CONTROLLER, labels.CONTROLLER),
+            ],
+        },
+        abouts={
+            "controller-access.yaml": "What it makes, watches and tells, in this namespace only.",
+        },
+        patches=[
+            Patch(
+                about="Routers start from what the controller says that serves.",
+                target=Target("Deployment", name=names.ROUTER),
+                ops=[
+                    {"op": "test", "path": f"{_ROUTER_ENV}/name", "value": "BATON_PROFILES"},
+                    replace(f"{_ROUTER_ENV}/value", f"configmap:{names.ACTIVE}"),
+                ],
+            ),
+            Patch(
+                about="They read that one, and tell beside it.",
+                target=Target("Role", name=names.ROUTER),
+                ops=[
+                    replace("/rules/0/resourceNames/0", names.ACTIVE),
+                    replace("/rules/1/resourceNames/0", f"{names.ACTIVE}-status"),
+                ],
+            ),
+            Patch(
+                about="The controller asks routers for switches, and has them drain workers.",
+                target=Target("NetworkPolicy", name=names.ROUTER),
+                ops=[
+                    add(
+                        "/spec/ingress/-",
+                        {
+                            "from": [network.pods(labels.CONTROLLER)],
+                            "ports": [network.port("admin")],
+                        },
+                    )
+                ],
+            ),
+        ],
+    )
+
+
+def _selector() -> Json:
+    return {"matchLabels": labels.selector(labels.CONTROLLER)}
+
+
+def _deployment(site: Site, spec: ControllerSpec) -> Json:
+    pod: Json = {
+        "serviceAccountName": names.CONTROLLER,
+        "securityContext": pod_security(),
+        "containers": [_container(site, spec)],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    if site.spec.images.pull_secret:
+        pod["imagePullSecrets"] = [{"name": site.spec.images.pull_secret}]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": names.CONTROLLER, "labels": labels.labels(labels.CONTROLLER)},
+        "spec": {
+            "replicas": spec.replicas,
+            "selector": _selector(),
+            "template": {
+                "metadata": {"labels": labels.labels(labels.CONTROLLER)},
+                "spec": pod,
+            },
+        },
+    }
+
+
+def _container(site: Site, spec: ControllerSpec) -> Json:
+    return {
+        "name": "controller",
+        "image": site.spec.images.controller,
+        "command": ["baton", "controller"],
+        "args": [
+            *("--retire", f"{spec.retire_s}s"),
+            *("--log-format", "json"),
+        ],
+        "env": [
+            from_field("BATON_NAMESPACE", "metadata.namespace"),
+            from_field("BATON_CONTROLLER_ID", "metadata.name"),
+            {
+                "name": "BATON_ADMIN_URL",
+                "value": f"http://{names.ROUTER_ADMIN}:{names.ADMIN_PORT}",
+            },
+            from_secret("BATON_ADMIN_TOKEN", names.ADMIN_TOKEN_KEY),
+        ],
+        "ports": [{"name": "health", "containerPort": _HEALTH_PORT}],
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "256Mi"},
+            "limits": {"memory": "256Mi"},
+        },
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "health"}},
+        "livenessProbe": {"httpGet": {"path": "/livez", "port": "health"}},
+        "securityContext": container_security(),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - a mount
+    }
+
+
+def _disruption_budget() -> Json:
+    found = router.disruption_budget()
+    found["metadata"] = {
+        "name": names.CONTROLLER,
+        "labels": labels.labels(labels.CONTROLLER),
+    }
+    found["spec"]["selector"] = _selector()
+    return found
+
+
+def _role(site: Site) -> Json:
+    rules: list[Json] = [
+        _rule("", ["configmaps"], ["get", "list", "watch", "create", "patch", "update", "delete"]),
+        _rule("", ["pods"], ["get", "list", "watch"]),
+        _rule("", ["events"], ["create", "patch"]),
+        _rule("coordination.k8s.io", ["leases"], ["get", "create", "patch", "update"]),
+        _rule(
+            "leaderworkerset.x-k8s.io",
+            ["leaderworkersets"],
+            ["get", "list", "watch", "create", "patch", "update", "delete"],
+        ),
+        _rule("leaderworkerset.x-k8s.io", ["leaderworkersets/scale"], ["get", "patch", "update"]),
+        _rule("policy", ["poddisruptionbudgets"], _MAKES),
+    ]
+    scaling = site.spec.autoscaling.kind
+    if scaling == "hpa":
+        rules.append(_rule("autoscaling", ["horizontalpodautoscalers"], _MAKES))
+    if scaling == "keda":
+        rules.append(_rule("keda.sh", ["scaledobjects"], _MAKES))
+    if site.spec.dra:
+        rules.append(_rule("resource.k8s.io", ["resourceclaimtemplates"], _MAKES))
+    if site.spec.workload == "disaggregatedset":
+        rules.append(
+            _rule("disaggregatedset.x-k8s.io", ["disaggregatedsets"], ["get", "list", "watch"])
+        )
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": names.CONTROLLER, "labels": labels.labels(labels.CONTROLLER)},
+        "rules": rules,
+    }
+
+
+_MAKES = ["get", "list", "create", "patch", "delete"]
+
+
+def _rule(group: str, resources: list[str], verbs: list[str]) -> Json:
+    return {"apiGroups": [group], "resources": resources, "verbs": verbs}

@@ -1,0 +1,193 @@
+"""The controller against the fake Kubernetes API, a real router and fake engines, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from baton.types import WorkerId
+from deploy.controller import Controller, Plan
+from deploy.lws import labels, names
+from tests.fakes.engine import MODEL
+from tests.fakes.waiting import until
+from tests.integration.controller_cluster import (
+    NAMESPACE,
+    ONE,
+    PLURAL,
+    TWO,
+    World,
+    keys_of,
+    parsed,
+    world,
+)
+from tests.integration.router_cluster import SHORT
+
+PATIENCE_S = 30.0
+
+
+@contextlib.asynccontextmanager
+async def controlled(w: World, **more: Any) -> AsyncIterator[Controller]:
+    """A controller in this process; stopped as by a signal."""
+    api, stop = w.kube(), asyncio.Event()
+    controller = Controller(w.settings(**more), api)
+    task = asyncio.create_task(controller.run(stop))
+    try:
+        yield controller
+    finally:
+        stop.set()
+        await task
+        await api.close()
+
+
+async def serves(w: World, count: int) -> None:
+    """Waits until so many workers serve."""
+    await until(lambda: len(w.lws.ready()) >= count, timeout_s=PATIENCE_S)
+    await until(lambda: len(w.c.state.pool.records()) >= count, timeout_s=PATIENCE_S)
+
+
+async def test_another_engine_setting_is_made_before_the_old_is_broken(tmp_path: Path) -> None:
+    """Git's pools serve; the wish has another engine setting: new pools come, the routers switch,
+    the old pools drain and are scaled to 0; and back. No request fails, no group dies with one."""
+    async with world(tmp_path) as w:
+        await serves(w, 3)
+        async with controlled(w), w.load.going():
+            await w.settled(ONE)
+            assert set(w.pools()) == {"baton-prefill", "baton-decode"}
+            w.wish(TWO)
+            await w.settled(TWO)
+            own = {f"baton-{role}-{key}" for role, key in keys_of(TWO).items()}
+            assert w.pools() == dict.fromkeys(["baton-prefill", "baton-decode"], 0) | {
+                name: 2 if "decode" in name else 1 for name in own
+            }
+            # What the new pools need stands beside them, and says whose it is.
+            budgets = {b["metadata"]["name"] for b in w.api.all("poddisruptionbudgets", NAMESPACE)}
+            assert own <= budgets
+            await until(lambda: bool(w.events("WishCommitted")), timeout_s=PATIENCE_S)
+            await until(lambda: mirrored(w) == "two", timeout_s=PATIENCE_S)
+            w.wish(ONE)
+            await w.settled(ONE)
+            assert w.pools() == {"baton-prefill": 1, "baton-decode": 2}
+            await until(lambda: not own & of_ours(w), timeout_s=PATIENCE_S, what="swept")
+            await until(lambda: w.status().get("phase") == "steady", timeout_s=PATIENCE_S)
+        assert w.load.answered > 50
+        assert w.load.versions == {parsed(ONE).version, parsed(TWO).version}
+        assert len(w.lws.killed) == 6
+        lease = w.api.get("leases", NAMESPACE, "baton-controller")
+        assert lease is not None
+        assert lease["spec"]["holderIdentity"] == "", "it is given back"
+
+
+def mirrored(w: World) -> str:
+    """The profile that routers would start from."""
+    found = w.api.get("configmaps", NAMESPACE, names.ACTIVE) or {}
+    return str((found.get("data") or {}).get("active", ""))
+
+
+def of_ours(w: World) -> set[str]:
+    """Names of what the controller made beside pools."""
+    return {
+        obj["metadata"]["name"]
+        for plural in ("configmaps", "poddisruptionbudgets", PLURAL)
+        for obj in w.api.all(plural, NAMESPACE)
+        if obj["metadata"].get("labels", {}).get(labels.MANAGED_BY) == labels.CONTROLLER_MANAGER
+        and labels.POOL in obj["metadata"]["labels"]
+    }
+
+
+async def test_the_first_install_and_a_right_that_is_missing(tmp_path: Path) -> None:
+    """Nothing is there but what operators write; the routers began with another profile, for which
+    no pool is made. A dry run says what would be done and does nothing. What Kubernetes refuses is
+    told, and done once it is allowed."""
+    async with world(tmp_path, git=None) as w:
+        w.wish(TWO)
+        async with previewed(w) as preview:
+            made = await preview()
+            assert [action.kind for action in made.actions] == ["note", "create", "create"]
+            assert w.pools() == {}
+            assert w.status() == {}
+            assert w.api.all("leases", NAMESPACE) == []
+            w.api.deny("patch", PLURAL)
+            async with controlled(w):
+                await until(lambda: bool(w.events("ActionFailed")), timeout_s=PATIENCE_S)
+                assert "not allowed to apply leaderworkersets" in w.events("ActionFailed")[0]
+                w.api.allow("patch", PLURAL)
+                await w.settled(TWO)
+                await until(lambda: mirrored(w) == "two", timeout_s=PATIENCE_S)
+            assert set(w.pools()) == {f"baton-{role}-{key}" for role, key in keys_of(TWO).items()}
+            assert (await preview()).is_steady
+
+
+@contextlib.asynccontextmanager
+async def previewed(w: World) -> AsyncIterator[Callable[[], Awaitable[Plan]]]:
+    """Dry runs."""
+    api = w.kube()
+    controller = Controller(w.settings(), api)
+
+    async def preview() -> Plan:
+        return (await controller.preview())[1]
+
+    try:
+        yield preview
+    finally:
+        await controller.close()
+        await api.close()
+
+
+async def test_wishes_that_come_to_nothing(tmp_path: Path) -> None:
+    """One that the routers refuse is told, its pools go, and it is not tried again; one whose text
+    is wrong changes nothing and is told with its line. An operator's rollback stands."""
+    strange = TWO.replace(f"served_name: {MODEL}", "served_name: other").replace(": two", ": odd")
+    async with world(tmp_path) as w:
+        await serves(w, 3)
+        w.c.expected_errors.append("")
+        async with controlled(w):
+            await w.settled(ONE)
+            w.wish(strange)
+            await until(lambda: bool(w.events("WishRefused")), timeout_s=PATIENCE_S)
+            assert "spec.model: no registered worker serves other" in w.events("WishRefused")[0]
+            await w.settled(ONE)
+            number = w.c.state.conductor.agreed.number
+            w.wish(TWO.replace("hold_s: 0.3", "hold_s: soon"))
+            await until(lambda: "hold_s" in w.status().get("problems", ""), timeout_s=PATIENCE_S)
+            await until(lambda: bool(w.events("Refused")), timeout_s=PATIENCE_S)
+            assert "key two.yaml:17: spec.switch.hold_s" in w.events("Refused")[0]
+            assert w.unfinished(ONE) == ""
+            assert w.c.state.conductor.agreed.number == number, "neither was asked for again"
+            w.wish(TWO)
+            await w.settled(TWO)
+            last = w.c.state.conductor.agreed.history[-1]
+            assert last.by.startswith("baton-controller, wish ")
+            assert (await w.c.admin("POST", "/admin/rollback")).status == 202
+            await w.settled(ONE)
+            assert w.status()["wish-outcome"] == "committed"
+            await until(lambda: mirrored(w) == "one", timeout_s=PATIENCE_S)
+
+
+async def test_a_stream_is_waited_for_and_another_controller_goes_on(tmp_path: Path) -> None:
+    """A pool with a stream on it is cordoned and stays until that has ended. The controller that
+    began this stops meanwhile, and the one that stood by brings it to its end."""
+    async with world(tmp_path) as w:
+        await serves(w, 3)
+        async with contextlib.AsyncExitStack() as first:
+            await first.enter_async_context(controlled(w, identity="first"))
+            await until(lambda: w.status().get("holder") == "first", timeout_s=PATIENCE_S)
+            async with controlled(w, identity="second"):
+                for engine in w.c.prefills:
+                    engine.token_s = 0.05
+                stream = asyncio.create_task(w.c.complete(SHORT, stream=True, max_tokens=200))
+                w.wish(TWO)
+                await until(lambda: w.c.state.profile.name == "two", timeout_s=PATIENCE_S)
+                await first.aclose()
+                await until(lambda: w.status()["holder"] == "second", timeout_s=PATIENCE_S)
+                old = [WorkerId(f"baton-decode-{index}") for index in range(2)]
+                cordoned = w.c.state.pool.is_cordoned
+                await until(lambda: all(map(cordoned, old)), timeout_s=PATIENCE_S)
+                assert not stream.done()
+                assert w.pools()["baton-decode"] == 2
+                answer = await stream
+                assert answer.status == 200
+                assert answer.stream_error is None
+                await w.settled(TWO)
