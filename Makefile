@@ -64,7 +64,8 @@ test-cluster: install ## hold a real API server to what Baton needs of one: make
 	@KUBECONFIG='$(KUBECONFIG)' BATON_TEST_CLUSTER=1 $(PYTEST) tests/cluster
 
 rendered: install ## render the built-in profiles anew into deploy/lws/rendered
-	$(BIN)/python -m deploy.lws.render
+	@for profile in profiles/builtin/*.yaml; do name=$$(basename $$profile .yaml); \
+	$(BIN)/baton deploy render --profile $$name --out deploy/lws/rendered/$$name || exit; done
 
 e2e: install ## real engines, real handoffs
 	$(BIN)/python -m pytest tests/e2e

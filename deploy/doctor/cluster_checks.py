@@ -12,13 +12,14 @@ from deploy.doctor.needs import (
     CONTROLLER_RIGHTS,
     DEPLOY_RIGHTS,
     LWS_INSTALL,
-    ROUTER_RIGHTS,
     KindNeed,
     Right,
     kind_needs,
+    router_rights,
 )
 from deploy.doctor.object_checks import deployed
 from deploy.lws import names
+from deploy.lws.control import has_controller
 
 OLDEST = (1, 30)
 """The oldest Kubernetes whose schemas everything rendered is checked against."""
@@ -143,8 +144,10 @@ async def rights(cluster: Cluster) -> Iterable[Said]:
     """Whether we may apply what is rendered, and routers and controller do their work."""
     said = [await _ours(cluster)]
     router = f"system:serviceaccount:{cluster.namespace}:{names.ROUTER}"
-    accounts: list[tuple[str, str, Sequence[Right]]] = [("routers", router, ROUTER_RIGHTS)]
-    if cluster.site is not None and cluster.site.spec.controller is not None:
+    accounts: list[tuple[str, str, Sequence[Right]]] = [
+        ("routers", router, router_rights(cluster.site))
+    ]
+    if cluster.site is not None and has_controller(cluster.site):
         account = f"system:serviceaccount:{cluster.namespace}:{names.CONTROLLER}"
         accounts.append(("the controller", account, CONTROLLER_RIGHTS))
     # Accounts that are not there yet have no rights, and nobody misses them.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from baton.types import Role
 from deploy.lws import names
+from deploy.lws.control import has_controller
 from deploy.lws.site import Site
 from deploy.lws.site_sections import AcceleratorSpec, RdmaSpec
 from profiles import ServingProfile, Transport
@@ -190,11 +191,16 @@ DEPLOY_RIGHTS = tuple(
 )
 """Of whoever applies what ``baton deploy render`` makes."""
 
-ROUTER_RIGHTS = (
-    *(Right(verb, "", "configmaps", names.PROFILES) for verb in ("list", "watch")),
-    Right("create", "", "events"),
-)
-"""Of the routers: they follow the profiles, and tell what became of them."""
+
+def router_rights(site: Site | None) -> tuple[Right, ...]:
+    """Of the routers: they follow the profiles, and tell what became of them. Which ConfigMap that
+    is, the site says; without one it is not asked for."""
+    events = Right("create", "", "events")
+    if site is None:
+        return (events,)
+    followed = names.ACTIVE if has_controller(site) else names.PROFILES
+    return (*(Right(verb, "", "configmaps", followed) for verb in ("list", "watch")), events)
+
 
 CONTROLLER_RIGHTS = (
     *(

@@ -29,7 +29,12 @@ def base(profile: ServingProfile, text: str) -> Part:
     files: dict[str, list[Json]] = {
         "namespace.yaml": [_namespace()],
         "profiles.yaml": [profiles_map(profile, text)],
-        "router.yaml": [router.deployment(profile), *router.services(), router.disruption_budget()],
+        "router.yaml": [
+            router.deployment(profile),
+            *router.services(),
+            router.disruption_budget(),
+            router.start_map(text),
+        ],
         "router-access.yaml": router.access(),
         "workers-access.yaml": [router.service_account(names.WORKER, "", token=False)],
         "network.yaml": _policies(profile),

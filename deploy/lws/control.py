@@ -12,16 +12,23 @@ from deploy.lws.site import Site
 from deploy.lws.site_options import ControllerSpec
 from deploy.lws.tree import Json, Part, Patch, Target
 from deploy.lws.worker_pod import container_security, from_field, from_secret, pod_security
+from profiles import ServingProfile
 
 NAME = "controller"
 _HEALTH_PORT = 8002
 _ROUTER_ENV = f"/spec/template/spec/containers/0/env/{router.PROFILES_ENV}"
 
 
-def controller(site: Site) -> Part | None:
+def has_controller(site: Site) -> bool:
+    """Whether a site's overlay takes the controller. It makes LeaderWorkerSets: beside a
+    DisaggregatedSet it would make every pool a second time."""
+    return site.spec.controller is not None and site.spec.workload == "lws"
+
+
+def controller(profile: ServingProfile, site: Site) -> Part | None:
     """The component; None where the site has no controller."""
     spec = site.spec.controller
-    if spec is None:
+    if spec is None or not has_controller(site):
         return None
     return Part(
         name=NAME,
@@ -53,6 +60,7 @@ def controller(site: Site) -> Part | None:
                     replace(f"{_ROUTER_ENV}/value", f"configmap:{names.ACTIVE}"),
                 ],
             ),
+            *_free_replicas(profile, site),
             Patch(
                 about="They read that one, and tell beside it.",
                 target=Target("Role", name=names.ROUTER),
@@ -76,6 +84,21 @@ def controller(site: Site) -> Part | None:
             ),
         ],
     )
+
+
+def _free_replicas(profile: ServingProfile, site: Site) -> list[Patch]:
+    """Git and the controller must not both say how many there are: an apply would undo a switch.
+    Where there is an autoscaler, its component does the same."""
+    if site.spec.autoscaling.kind != "none":
+        return []
+    return [
+        Patch(
+            about="Replicas are the controller's: the profile's, or 0 after a switch.",
+            target=Target("LeaderWorkerSet", name=names.pool_name(role)),
+            ops=[{"op": "remove", "path": "/spec/replicas"}],
+        )
+        for role in profile.spec.pools.by_role
+    ]
 
 
 def _selector() -> Json:

@@ -30,6 +30,9 @@ DISAGGREGATED_SET: Final = "baton"
 
 PROFILES: Final = "baton-profiles"
 """ConfigMap that operators edit: ``active`` and ``<profile>.yaml``."""
+START: Final = "baton-router"
+START_KEY: Final = "profile.yaml"
+"""ConfigMap with the profile that routers begin with while neither store nor source says more."""
 ACTIVE: Final = "baton-active"
 """ConfigMap that the controller writes: what serves, for routers that start from nothing."""
 SITE: Final = "baton-site"
@@ -111,6 +114,8 @@ __all__ = [
     "SIDE_CHANNEL_PORT",
     "SITE",
     "SITE_KEY",
+    "START",
+    "START_KEY",
     "STORE",
     "STORE_PORT",
     "TOKENS",

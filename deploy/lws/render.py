@@ -32,7 +32,7 @@ _POD = "/spec/leaderWorkerTemplate/workerTemplate"
 _OWN: Mapping[str, Callable[[ServingProfile, Site], Part | None]] = {
     "redis": lambda _, site: redis(site),
     "demo-model": demo_model,
-    "controller": lambda _, site: control.controller(site),
+    "controller": control.controller,
     "nodes": nodes,
 }
 """Parts that come before the options, in order."""
@@ -165,11 +165,14 @@ def _cluster(profile: ServingProfile, site: Site) -> Part | None:
 
 
 def _with_workload(place: Where, workload: str | None) -> Where:
-    if workload is None or place.site.spec.workload == workload:
-        return place
+    """The site with another workload, and without the controller where that has none."""
+    workload = workload or place.site.spec.workload
     if workload not in ("lws", "disaggregatedset"):
         raise SettingsError(f"{workload!r} is no workload; it is lws or disaggregatedset")
-    spec = place.site.spec.model_copy(update={"workload": workload})
+    changes: Json = {"workload": workload}
+    if workload != "lws":
+        changes["controller"] = None
+    spec = place.site.spec.model_copy(update=changes)
     return Where(place.site.model_copy(update={"spec": spec}), place.text)
 
 
@@ -229,7 +232,7 @@ def _overlay(place: Where, components: list[str]) -> Part:
     site = place.site
     files: dict[str, list[Json]] = {}
     abouts: dict[str, str] = {}
-    if site.spec.controller is not None:
+    if control.has_controller(site):
         files["site.yaml"] = [_site_map(place)]
         abouts["site.yaml"] = "What the controller makes pools by: this overlay's site."
     about = site.metadata.description or f"Site {site.name}."
@@ -247,12 +250,14 @@ def _fitting(profile: ServingProfile, own: ServingProfile, overlay: Part) -> Par
     """The overlay with the profile as its site serves it, where that is another one."""
     if own is profile:
         return overlay
-    patch = Patch(
-        about="The profile as this site serves it: with fewer ranks, or the demo model's length.",
-        target=Target("ConfigMap", name=names.PROFILES),
-        ops=[replace(f"/data/{profile.name}.yaml", pools.profile_text(own))],
-    )
-    return dataclasses.replace(overlay, patches=[patch, *overlay.patches])
+    about = "The profile as this site serves it: with fewer ranks, or the demo model's length."
+    text = pools.profile_text(own)
+    keys = {names.PROFILES: f"{profile.name}.yaml", names.START: names.START_KEY}
+    patches = [
+        Patch(about, Target("ConfigMap", name=name), [replace(f"/data/{key}", text)])
+        for name, key in keys.items()
+    ]
+    return dataclasses.replace(overlay, patches=[*patches, *overlay.patches])
 
 
 def _site_map(place: Where) -> Json:

@@ -26,7 +26,9 @@ IMAGE: Final = "baton/router"
 HOME: Final = "/var/lib/baton"
 PROFILES_ENV: Final = 0
 """Index of BATON_PROFILES among the container's variables, for the controller's patch."""
-STORE_ENV: Final = 1
+STORE_ENV: Final = 2
+
+_START: Final = "/etc/baton/profile"
 
 _ENDPOINTS_S: Final = 5
 """Until proxies and balancers have taken a pod that ends out of their lists."""
@@ -62,6 +64,7 @@ def deployment(profile: ServingProfile) -> Json:
                     ],
                     "containers": [_container()],
                     "volumes": [
+                        {"name": "profile", "configMap": {"name": names.START}},
                         {"name": "home", "emptyDir": {}},
                         {"name": "tmp", "emptyDir": {}},
                     ],
@@ -87,6 +90,7 @@ def _container() -> Json:
         "command": ["python", "-m", "router"],
         "env": [
             {"name": "BATON_PROFILES", "value": f"configmap:{names.PROFILES}"},
+            {"name": "BATON_PROFILE", "value": f"{_START}/{names.START_KEY}"},
             {"name": "BATON_STORE", "value": store_url()},
             from_secret("BATON_CLUSTER_TOKEN", names.CLUSTER_TOKEN_KEY),
             from_secret("BATON_ADMIN_TOKEN", names.ADMIN_TOKEN_KEY),
@@ -119,6 +123,7 @@ def _container() -> Json:
         "lifecycle": {"preStop": {"sleep": {"seconds": _ENDPOINTS_S}}},
         "securityContext": container_security(),
         "volumeMounts": [
+            {"name": "profile", "mountPath": _START, "readOnly": True},
             {"name": "home", "mountPath": HOME},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount, no file of ours
         ],
@@ -127,12 +132,12 @@ def _container() -> Json:
 
 def services() -> list[Json]:
     """For clients, and apart from it for operators."""
-    return [
-        _service(names.ROUTER, {"name": "http", "port": 80, "targetPort": "http"}),
-        _service(
-            names.ROUTER_ADMIN, {"name": "admin", "port": names.ADMIN_PORT, "targetPort": "admin"}
-        ),
-    ]
+    admin = _service(
+        names.ROUTER_ADMIN, {"name": "admin", "port": names.ADMIN_PORT, "targetPort": "admin"}
+    )
+    # A router without workers is not ready, and the controller asks it all the same.
+    admin["spec"]["publishNotReadyAddresses"] = True
+    return [_service(names.ROUTER, {"name": "http", "port": 80, "targetPort": "http"}), admin]
 
 
 def _service(name: str, port: Json) -> Json:
@@ -141,6 +146,17 @@ def _service(name: str, port: Json) -> Json:
         "kind": "Service",
         "metadata": {"name": name, "labels": labels.labels(labels.ROUTER)},
         "spec": {"selector": labels.selector(labels.ROUTER), "ports": [port]},
+    }
+
+
+def start_map(text: str) -> Json:
+    """The profile that a router begins with while neither store nor source says more: one of its
+    own, so that no edit of ``baton-profiles`` can keep routers from starting."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": names.START, "labels": labels.labels(labels.ROUTER)},
+        "data": {names.START_KEY: text},
     }
 
 

@@ -11,6 +11,9 @@ from typing import Any
 from baton.types import WorkerId
 from deploy.controller import Controller, Plan
 from deploy.lws import labels, names
+from deploy.lws.build import build_part
+from deploy.lws.render import place_of, render
+from profiles import resolve_profile
 from tests.fakes.engine import MODEL
 from tests.fakes.waiting import until
 from tests.integration.controller_cluster import (
@@ -78,6 +81,31 @@ async def test_another_engine_setting_is_made_before_the_old_is_broken(tmp_path:
         lease = w.api.get("leases", NAMESPACE, "baton-controller")
         assert lease is not None
         assert lease["spec"]["holderIdentity"] == "", "it is given back"
+        assert set(w.api.calls) - rights() - OPTIONAL == set()
+
+
+OPTIONAL = {
+    ("list", kind)
+    for kind in ("horizontalpodautoscalers", "scaledobjects", "resourceclaimtemplates")
+}
+"""Of what a site does not use it need not be allowed to list any."""
+
+
+def rights() -> set[tuple[str, str]]:
+    """Verbs and resources of the Role that the controller has in a cluster."""
+    profile = resolve_profile("disaggregated")
+    tree = render(profile, sites=[place_of("gke")])
+    (role,) = [
+        obj
+        for obj in build_part(tree, tree.overlays["gke"])
+        if (obj["kind"], obj["metadata"]["name"]) == ("Role", "baton-controller")
+    ]
+    return {
+        (verb, resource)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+    }
 
 
 def mirrored(w: World) -> str:

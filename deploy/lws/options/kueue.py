@@ -59,6 +59,12 @@ def kueue(profile: ServingProfile, site: Site) -> Part | None:
             f"the ClusterQueue {queue.cluster_queue} (folder cluster/{site.name})."
             if own
             else f"the LocalQueue {queue.local_queue}."
+        )
+        + (
+            "\nDevices are claimed (dra): Kueue counts them only with deviceClassMappings in its "
+            "configuration."
+            if site.spec.dra
+            else ""
         ),
         files={"queues.yaml": list(_local_queues(queue))} if own else {},
         patches=(*_label_patches(profile, queue), *_topology_patches(profile, site, queue)),

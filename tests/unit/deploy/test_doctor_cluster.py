@@ -11,10 +11,12 @@ import pytest
 from baton.kube import Query
 from baton.types import Role
 from deploy.doctor import CLUSTER_CHECKS, Cluster, Finding, Level, examine
-from deploy.doctor.needs import CONTROLLER_RIGHTS, ROUTER_RIGHTS, Right, kind_needs, pool_needs
+from deploy.doctor.needs import CONTROLLER_RIGHTS, Right, kind_needs, pool_needs, router_rights
 from deploy.doctor.node_checks import Place, judge_pool, quantity
 from deploy.doctor.router_checks import judge_pairs
-from deploy.lws import control, names, router
+from deploy.lws import names, router
+from deploy.lws.build import build
+from deploy.lws.render import Where, render
 from deploy.lws.site import Site, load_site, site_from_text
 from profiles import TransferSpec, resolve_profile
 
@@ -81,6 +83,11 @@ async def examined(cluster: Cluster, name: str) -> list[Finding]:
     return await examine([check for check in CLUSTER_CHECKS if check.name == name], cluster)
 
 
+def objects(where: Site) -> list[Json]:
+    """What is rendered for a site."""
+    return build(render(PROFILE, sites=[Where(where, "")]), where.metadata.name)
+
+
 def rules_of(objects: Iterable[Json]) -> list[Json]:
     return [rule for found in objects if found["kind"] == "Role" for rule in found["rules"]]
 
@@ -88,17 +95,19 @@ def rules_of(objects: Iterable[Json]) -> list[Json]:
 ACCOUNTS: dict[str, Json] = {
     f"/api/v1/namespaces/baton/serviceaccounts/baton-{n}": {} for n in ("router", "controller")
 }
-MANAGED = small_site("  controller: {}\n")
+MANAGED = GKE
 
 
-async def test_rendered_roles_are_enough() -> None:
+@pytest.mark.parametrize("where", [GKE, site(controller=None)])
+async def test_rendered_roles_are_enough(where: Site) -> None:
     """The Roles that are rendered give routers and controller all that is asked for."""
-    for rules, wanted in (
-        (rules_of(router.access()), ROUTER_RIGHTS),
-        ([*control._role(MANAGED)["rules"]], CONTROLLER_RIGHTS),
-    ):
-        api = RecordedApi({}, rules)
-        assert [r for r in wanted if not api.allows(asked(r))] == []
+    roles = {o["metadata"]["name"]: o for o in objects(where) if o["kind"] == "Role"}
+    wanted = {names.ROUTER: router_rights(where)}
+    if where.spec.controller is not None:
+        wanted[names.CONTROLLER] = CONTROLLER_RIGHTS
+    for name, rights in wanted.items():
+        api = RecordedApi({}, roles[name]["rules"])
+        assert [r for r in rights if not api.allows(asked(r))] == []
 
 
 def asked(right: Right) -> Json:
@@ -108,10 +117,11 @@ def asked(right: Right) -> Json:
 
 async def test_rights_of_accounts() -> None:
     """An account that lost a right is a problem that names it; one that has all is sound."""
-    rules = [*rules_of(router.access()), *control._role(MANAGED)["rules"]]
+    rules = rules_of(objects(MANAGED))
     cluster = Cluster(RecordedApi(ACCOUNTS, rules), "baton", site=MANAGED)
     assert [f.level for f in await examined(cluster, "rights")] == [Level.OK] * 3
-    cluster = Cluster(RecordedApi(ACCOUNTS, rules_of(router.access())), "baton", site=MANAGED)
+    roles = [o for o in objects(MANAGED) if o["metadata"]["name"] == names.ROUTER]
+    cluster = Cluster(RecordedApi(ACCOUNTS, rules_of(roles)), "baton", site=MANAGED)
     found = await examined(cluster, "rights")
     assert [f.level for f in found] == [Level.OK, Level.OK, Level.PROBLEM]
     assert (
@@ -178,6 +188,16 @@ def test_needs_follow_the_site() -> None:
     profile = PROFILE.model_copy(update={"spec": rdma})
     wanted = pool_needs(profile, load_site("onprem"))[0].requests()
     assert wanted["rdma/hca_shared_devices_a"] == 1
+
+
+async def test_plug_ins_that_wait_for_nodes() -> None:
+    """Pools of nodes that grow from none are no fault: the plug-ins are there, without a node."""
+    waiting = {"metadata": {"name": "nvidia-gpu-device-plugin-x"}, "status": {}}
+    there: dict[str, Json] = {"/apis/apps/v1/daemonsets": {"items": [waiting]}}
+    found = await examined(Cluster(RecordedApi(there), "baton", PROFILE, GKE), "plugins")
+    assert [f.level for f in found] == [Level.NOTE]
+    found = await examined(Cluster(RecordedApi({}), "baton", PROFILE, GKE), "plugins")
+    assert [f.level for f in found] == [Level.PROBLEM]
 
 
 async def test_device_classes() -> None:

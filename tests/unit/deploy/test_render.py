@@ -441,9 +441,10 @@ def test_a_name_that_is_too_long_is_refused() -> None:
 
 def test_one_disaggregated_set() -> None:
     """Its roles are the pools with everything that the site makes of them, and no
-    LeaderWorkerSet is left."""
-    profile, place = profile_with(), place_of("gke")
-    plain, objects = built(profile, place), built(profile, place, "disaggregatedset")
+    LeaderWorkerSet is left; nor a controller, which would make the pools a second time."""
+    profile = profile_with()
+    plain = built(profile, site_with("gke", controller=None))
+    objects = built(profile, place_of("gke"), "disaggregatedset")
     assert not [found for found in objects if found["kind"] == "LeaderWorkerSet"]
     roles = one(objects, "DisaggregatedSet", "baton")["spec"]["roles"]
     assert [role["name"] for role in roles] == ["prefill", "decode"]
