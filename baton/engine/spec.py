@@ -10,6 +10,7 @@ import enum
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -271,4 +272,8 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
             env["TORCHDYNAMO_DISABLE"] = "1"
         # Would override the byte-exact --kv-cache-memory-bytes with whole GiB.
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    elif shutil.which("nvcc", path=base.get("PATH", "")) is None:
+        # FlashInfer compiles its sampler when the engine starts, with a CUDA compiler that neither
+        # our image nor most machines have; the engine would not start. PyTorch's does the same.
+        env.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     return env

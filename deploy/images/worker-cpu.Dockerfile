@@ -18,6 +18,12 @@ RUN /opt/build/bin/python -m build --wheel --no-isolation --outdir /opt/wheel . 
  && pip --python /opt/baton/bin/python install --no-cache-dir --no-deps /opt/wheel/*.whl
 
 FROM python:${PYTHON}
+# vLLM's CPU kernels are linked to libnuma, and load without a word when it is not there.
+# Debian keeps only the newest build of a version: the base image pins the release, not this line.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends libnuma1 \
+ && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 baton \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/baton --shell /usr/sbin/nologin baton \
  && install --directory --owner 10001 --group 10001 /var/lib/baton

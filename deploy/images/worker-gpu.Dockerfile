@@ -26,7 +26,9 @@ RUN groupadd --gid 10001 baton \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/baton --shell /usr/sbin/nologin baton \
  && install --directory --owner 10001 --group 10001 /var/lib/baton
 COPY --from=build /opt/baton /opt/baton
-ENV PATH=/opt/baton/bin:$PATH \
+# GKE mounts the driver there; other clusters' container runtime finds its own places.
+ENV PATH=/opt/baton/bin:/usr/local/nvidia/bin:$PATH \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     BATON_HOME=/var/lib/baton

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -107,7 +108,7 @@ def test_the_steps_of_the_controller_install_the_controller(tmp_path: Path) -> N
     """It runs without the router's packages."""
     built = build("controller", tmp_path)
     assert not installed(built.python) & {"fastapi", "torch", "pip"}
-    command = [built.opt / "baton" / "bin" / "baton", "controller", "--help"]
+    command = [str(built.opt / "baton" / "bin" / "baton"), "controller", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert not built.left_out
@@ -130,3 +131,30 @@ def test_the_steps_of_the_images_that_are_named(tmp_path: Path) -> None:
         )
         print(f"\n{name}\n{done.stdout}")
         assert done.returncode == 0, done.stderr
+
+
+IN_THE_BASE = {
+    "libc.so.6", "libcrypto.so.3", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0",
+    "librt.so.1", "libssl.so.3", "libstdc++.so.6", "libz.so.1",
+}  # fmt: skip
+"""Of Debian's Python image without its extras; the machine that tests run on has more."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
+def test_the_cpu_workers_kernels_find_their_libraries() -> None:
+    """vLLM's kernels load without a word when a library is missing, and fail at the first use."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    wanted = set()
+    for module in Path(spec.origin).parent.glob("_C*.so"):
+        done = subprocess.run(["ldd", module], capture_output=True, text=True, check=True)
+        for line in done.stdout.splitlines():
+            name, arrow, where = line.strip().partition(" => ")
+            if arrow and where.startswith(("/lib", "/usr")):
+                wanted.add(name)
+    installed_by_apt = {"libnuma.so.1"}
+    assert wanted
+    assert wanted <= IN_THE_BASE | installed_by_apt
+    (run,) = (s["value"] for s in steps("worker-cpu") if "apt-get" in s["value"])
+    assert "libnuma1" in run

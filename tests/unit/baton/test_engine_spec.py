@@ -223,6 +223,14 @@ def test_the_environment() -> None:
         ({"device": Device.CUDA}, {"OMP_NUM_THREADS": "64"}, "OMP_NUM_THREADS", "64"),
         ({"device": Device.CUDA, "enforce_eager": True}, {}, "TORCHDYNAMO_DISABLE", None),
         ({"device": Device.CUDA}, {}, "VLLM_CPU_OMP_THREADS_BIND", None),
+        ({"device": Device.CUDA}, {"PATH": "/none"}, "VLLM_USE_FLASHINFER_SAMPLER", "0"),
+        (
+            {"device": Device.CUDA},
+            {"VLLM_USE_FLASHINFER_SAMPLER": "1"},
+            "VLLM_USE_FLASHINFER_SAMPLER",
+            "1",
+        ),
+        ({}, {}, "VLLM_USE_FLASHINFER_SAMPLER", None),
     ],
 )
 def test_variables(
