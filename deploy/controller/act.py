@@ -32,6 +32,7 @@ from deploy.controller.routers import RoutersApi, RoutersRefused
 from deploy.controller.settings import ControllerSettings
 from deploy.lws import labels
 from deploy.lws.pools import profile_text
+from profiles import ServingProfile
 
 OURS = {labels.MANAGED_BY: labels.CONTROLLER_MANAGER}
 
@@ -153,7 +154,7 @@ class Actor:
             raise Stale(f"profile {action.profile.name} is not known any more")
         try:
             await self._routers.switch(
-                profile_text(profile),
+                _text(profile, action.profile.name),
                 origin=f"configmap {self._cluster.namespace}/{self._settings.profiles}",
                 by=action.by,
                 hurried=action.hurried,
@@ -181,10 +182,13 @@ class Actor:
         name = action.profile.name
         before = {} if seen.active_map is None else seen.active_map.get("data") or {}
         data: dict[str, str | None] = {key: None for key in before if key != "active"}
-        text = profile_text(profile)
-        if profile.name != name:
-            # Two names for one version: routers know it by theirs.
-            metadata = profile.metadata.model_copy(update={"name": name})
-            text = profile_text(profile.model_copy(update={"metadata": metadata}))
-        data |= {"active": name, f"{name}.yaml": text}
+        data |= {"active": name, f"{name}.yaml": _text(profile, name)}
         await self._cluster.put_data(self._settings.active, data, {"labels": OURS}, seen.active_map)
+
+
+def _text(profile: ServingProfile, name: str) -> str:
+    """The profile's text under a name: several may have one version, which is all that counts."""
+    if profile.name != name:
+        metadata = profile.metadata.model_copy(update={"name": name})
+        profile = profile.model_copy(update={"metadata": metadata})
+    return profile_text(profile)

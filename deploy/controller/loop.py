@@ -28,7 +28,7 @@ from deploy.controller.metrics import Metrics
 from deploy.controller.observe import Observer, Seen
 from deploy.controller.plan import Plan, plan
 from deploy.controller.rendering import Renderer, SiteRenderer
-from deploy.controller.routers import RoutersApi, RoutersRefused
+from deploy.controller.routers import RoutersApi, RoutersAway, RoutersRefused
 from deploy.controller.settings import ControllerSettings
 from deploy.controller.sites import SiteSource
 from deploy.controller.status import Board, Happening
@@ -186,14 +186,26 @@ class Controller:
         self._say(made)
         happenings = [*telling.of_plan(seen.picture, made)]
         for action in made.actions:
-            happenings += await self._do(action, seen)
+            # However many there are, the loop goes on.
+            self._beat_s = self._clock.monotonic_s()
+            try:
+                happenings += await self._do(action, seen)
+            except RoutersAway as error:
+                # Each further question would wait as long for nothing.
+                log.warning("%s %s: %s", action.kind, action.target, error.message)
+                self.metrics.note_action(action.kind, "failed")
+                break
         self.metrics.show(seen.picture, made)
         if self._elector.is_held():
             await self._board.tell(seen.picture, made, happenings, self._elector.identity)
         return made
 
     async def _do(self, action: Action, seen: Seen) -> list[Happening]:
-        """One action; what fails is planned anew, and holds nothing else up."""
+        """One action; what fails is planned anew, and holds nothing else up.
+
+        Raises:
+            RoutersAway: they do not answer.
+        """
         try:
             done = await self._actor.do(action, seen)
         except (Stale, RoutersRefused, ClusterRefused) as error:
@@ -202,6 +214,8 @@ class Controller:
             log.info("%s %s: not now: %s", action.kind, action.target, error.message)
             self.metrics.note_action(action.kind, "stale")
             return []
+        except RoutersAway:
+            raise
         except BatonError as error:
             return self._failed(action, error)
         log.info("%s %s: %s", done.kind, done.target, done.reason)

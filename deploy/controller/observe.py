@@ -123,7 +123,6 @@ class Observer:
         self._builtin: dict[str, ServingProfile] | None = None
         self._agreed: dict[str, ServingProfile] = {}
         self._waits: tuple[str, ...] = ()
-        self._active = ""
 
     def note_waits(self, keys: Iterable[str]) -> None:
         """What the last plan waits for: the next picture says for how long."""
@@ -147,7 +146,6 @@ class Observer:
             cluster.items(POOLS, _ALL_POOLS),
             self._beside(),
         )
-        # After the pools: a group that is not there any more is not taken for a busy one.
         workers = () if told is None else told.workers
         mirrored = _mirrored(active_map)
         profiles = self._known_profiles(told, mirrored)

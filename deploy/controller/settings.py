@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ControllerSettings:
     profiles: str
     site: str
     admin_url: str
-    admin_token: str
+    admin_token: str = field(repr=False)
     active: str = "baton-active"
     status: str = "baton-controller-status"
     lease: str = "baton-controller"

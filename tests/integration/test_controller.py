@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+from aiohttp import web
+
 from baton.types import WorkerId
-from deploy.controller import Controller, Plan
+from deploy.controller import Controller
 from deploy.lws import labels, names
 from deploy.lws.build import build_part
 from deploy.lws.render import place_of, render
@@ -131,34 +134,34 @@ async def test_the_first_install_and_a_right_that_is_missing(tmp_path: Path) -> 
     told, and done once it is allowed."""
     async with world(tmp_path, git=None) as w:
         w.wish(TWO)
-        async with previewed(w) as preview:
-            made = await preview()
+        async with by_hand(w) as controller:
+            _, made = await controller.preview()
             assert [action.kind for action in made.actions] == ["note", "create", "create"]
             assert w.pools() == {}
             assert w.status() == {}
             assert w.api.all("leases", NAMESPACE) == []
+            # Once, as by a job: it acts, and gives the Lease back.
             w.api.deny("patch", PLURAL)
-            async with controlled(w):
-                await until(lambda: bool(w.events("ActionFailed")), timeout_s=PATIENCE_S)
-                assert "not allowed to apply leaderworkersets" in w.events("ActionFailed")[0]
-                w.api.allow("patch", PLURAL)
+            assert await controller.once() is not None
+            assert "not allowed to apply leaderworkersets" in w.events("ActionFailed")[0]
+            w.api.allow("patch", PLURAL)
+            async with controlled(w, identity="another"):
+                await until(lambda: w.status()["holder"] == "another", timeout_s=PATIENCE_S)
+                assert await controller.once() is None
                 await w.settled(TWO)
                 await until(lambda: mirrored(w) == "two", timeout_s=PATIENCE_S)
             assert set(w.pools()) == {f"baton-{role}-{key}" for role, key in keys_of(TWO).items()}
-            assert (await preview()).is_steady
+            _, made = await controller.preview()
+            assert made.is_steady
 
 
 @contextlib.asynccontextmanager
-async def previewed(w: World) -> AsyncIterator[Callable[[], Awaitable[Plan]]]:
-    """Dry runs."""
+async def by_hand(w: World) -> AsyncIterator[Controller]:
+    """A controller that does nothing by itself."""
     api = w.kube()
     controller = Controller(w.settings(), api)
-
-    async def preview() -> Plan:
-        return (await controller.preview())[1]
-
     try:
-        yield preview
+        yield controller
     finally:
         await controller.close()
         await api.close()
@@ -180,8 +183,8 @@ async def test_wishes_that_come_to_nothing(tmp_path: Path) -> None:
             number = w.c.state.conductor.agreed.number
             w.wish(TWO.replace("hold_s: 0.3", "hold_s: soon"))
             await until(lambda: "hold_s" in w.status().get("problems", ""), timeout_s=PATIENCE_S)
-            await until(lambda: bool(w.events("Refused")), timeout_s=PATIENCE_S)
-            assert "key two.yaml:17: spec.switch.hold_s" in w.events("Refused")[0]
+            told = "key two.yaml:17: spec.switch.hold_s"
+            await until(lambda: told in str(w.events("Refused")), timeout_s=PATIENCE_S)
             assert w.unfinished(ONE) == ""
             assert w.c.state.conductor.agreed.number == number, "neither was asked for again"
             w.wish(TWO)
@@ -205,7 +208,7 @@ async def test_a_stream_is_waited_for_and_another_controller_goes_on(tmp_path: P
             async with controlled(w, identity="second"):
                 for engine in w.c.prefills:
                     engine.token_s = 0.05
-                stream = asyncio.create_task(w.c.complete(SHORT, stream=True, max_tokens=200))
+                stream = asyncio.create_task(w.c.complete(SHORT, stream=True, max_tokens=900))
                 w.wish(TWO)
                 await until(lambda: w.c.state.profile.name == "two", timeout_s=PATIENCE_S)
                 await first.aclose()
@@ -214,8 +217,68 @@ async def test_a_stream_is_waited_for_and_another_controller_goes_on(tmp_path: P
                 cordoned = w.c.state.pool.is_cordoned
                 await until(lambda: all(map(cordoned, old)), timeout_s=PATIENCE_S)
                 assert not stream.done()
-                assert w.pools()["baton-decode"] == 2
+                await asyncio.sleep(1.5)
+                assert w.pools()["baton-decode"] == 2, "longer than free workers are kept"
+                for engine in w.c.prefills:
+                    engine.token_s = 0.0
                 answer = await stream
                 assert answer.status == 200
                 assert answer.stream_error is None
                 await w.settled(TWO)
+
+
+async def test_routers_that_do_not_answer_lose_nothing(tmp_path: Path) -> None:
+    """In the middle of a drain the admin API is gone: nothing is scaled away however free it looks,
+    and when it is back the drain goes on."""
+    async with world(tmp_path) as w:
+        await serves(w, 3)
+        proxy = Gate(w.settings().admin_url)
+        async with proxy.serving() as url, controlled(w, admin_url=url):
+            await w.settled(ONE)
+            w.wish(TWO)
+            await until(lambda: w.c.state.profile.name == "two", timeout_s=PATIENCE_S)
+            await until(
+                lambda: w.c.state.pool.is_cordoned(WorkerId("baton-decode-0")),
+                timeout_s=PATIENCE_S,
+            )
+            proxy.shut = True
+            await until(lambda: w.status()["phase"] == "routers away", timeout_s=PATIENCE_S)
+            await asyncio.sleep(1.5)
+            assert (w.pools()["baton-decode"], w.pools()["baton-prefill"]) == (2, 1)
+            proxy.shut = False
+            await w.settled(TWO)
+
+
+class Gate:
+    """Stands before an admin API, and can be shut."""
+
+    def __init__(self, url: str) -> None:
+        self.shut = False
+        self._url = url
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        if self.shut:
+            return web.Response(status=502)
+        headers = {"Authorization": request.headers["Authorization"]}
+        body = await request.read()
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(
+                request.method, self._url + request.raw_path, data=body, headers=headers
+            ) as answer,
+        ):
+            return web.Response(
+                status=answer.status, body=await answer.read(), content_type="application/json"
+            )
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()

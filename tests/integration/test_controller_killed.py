@@ -147,6 +147,8 @@ async def test_killed_at_random_points_of_a_switch(tmp_path: Path) -> None:
                 await process.kill()
                 await process.start()
                 after_s = await switched(w, target)
+                # A machine that is faster by now would be done before it is killed.
+                whole_s = whole_s * 0.8 if found == "done" else min(whole_s, at_s + after_s)
                 print(f"{number + 1:4}  {at_s:6.2f} s  {found:<26} {after_s:6.2f} s", flush=True)
                 assert w.lws.violations == []
                 assert w.load.failed == []
