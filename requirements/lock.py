@@ -5,8 +5,8 @@
 Without names all of them, in this order:
 
 - ``cpu.lock``: a CPU machine for development, tests included.
-- ``router.lock``, ``controller.lock``, ``bench.lock``, ``worker-cpu.lock``: what is installed in those
-  images, with the versions of ``cpu.lock``, so that what runs is what was tested.
+- ``router.lock``, ``controller.lock``, ``bench.lock``, ``worker-cpu.lock``: what is installed in
+  those images, with the versions of ``cpu.lock``, so that what runs is what was tested.
 - ``worker-gpu.lock``, ``training.lock``: with CUDA; resolved by themselves.
 - ``build.lock``: what compiles and packs Baton in an image's first stage.
 

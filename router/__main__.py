@@ -84,6 +84,16 @@ def main(
             "Changes are followed while traffic flows.",
         ),
     ] = None,
+    profiles_at_start: Annotated[
+        bool,
+        typer.Option(
+            "--profiles-at-start",
+            envvar="BATON_PROFILES_AT_START",
+            help="--profiles says only what to begin with where routers have agreed on nothing "
+            "yet: it is read once, and proposes nothing later. For what somebody writes after "
+            "switches, as `baton controller` does.",
+        ),
+    ] = False,
     tenants: Annotated[
         str | None,
         typer.Option(
@@ -146,6 +156,7 @@ def main(
             RouterSettings(
                 profile=adapt(resolve_profile(profile)),
                 profiles=profiles,
+                profiles_at_start=profiles_at_start,
                 adapt=adapt,
                 token=cluster_token(folder, os.environ),
                 admin_token=_admin_token(folder, admin_port, place),
@@ -190,6 +201,8 @@ def _settings(folder: Path, settings: RouterSettings) -> RouterSettings:
     if settings.admin_token:
         hide(settings.admin_token)
     open_store(settings.store_url, SystemClock())
+    if settings.profiles_at_start and settings.profiles is None:
+        raise SettingsError("--profiles-at-start says how --profiles is used; give both")
     if settings.profiles is not None:
         open_profiles(settings.profiles, SystemClock())
     if settings.tenants is not None:

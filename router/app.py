@@ -5,11 +5,12 @@ registry of workers, and the documentation. The hot endpoints are in ``endpoint`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -24,7 +25,19 @@ from router.report import status_report
 from router.state import RouterState
 from router.tenants import Tenant
 
+_ANSWERING = (Role.DECODE, Role.STANDARD)
 _NOT_POST = ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"]
+
+ReadyWorkers = Annotated[
+    int,
+    Query(
+        ge=0,
+        description="How many workers that can answer there have to be. With 0 a router is ready "
+        "once it has read its store, so that it holds requests while workers are yet to come.",
+    ),
+]
+"""What readiness is asked to mean: 1 for whoever wants an answer now, 0 for what decides whether
+connections come here at all, where a router without workers is better than nobody."""
 
 AskWhole = Callable[[str], Awaitable[Response]]
 """Of a process that is one of several: what the whole router answers to a GET of a path."""
@@ -93,18 +106,25 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def add_health_routes(app: FastAPI, state: RouterState, whole: AskWhole | None = None) -> None:
-    """Health and metrics: on both ports, since whoever probes or scrapes may reach only one."""
+    """Health and metrics: on both ports, since whoever probes or scrapes may reach only one.
+    Added before the state is started: the first reading of the store has to be heard."""
+    read_store = asyncio.Event()
+    state.pool.listen(lambda _: read_store.set())
 
     @app.get("/healthz", summary="The process is alive", tags=["health"])
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/readyz", summary="Requests can be served", tags=["health"])
-    async def readyz() -> Response:
+    async def readyz(workers: ReadyWorkers = 1) -> Response:
         ready = state.ready_workers()
-        status = "ready" if state.is_serving() else "no worker"
+        status = "ready"
         if state.stopping:
             status = "stopping"
+        elif not read_store.is_set():
+            status = "no store"
+        elif sum(state.pool.ready_by_role()[role] for role in _ANSWERING) < workers:
+            status = "no worker" if workers == 1 else "too few workers"
         return JSONResponse(
             {"status": status, "ready_workers": ready},
             status_code=200 if status == "ready" else 503,
@@ -189,4 +209,11 @@ def _add_cluster_routes(app: FastAPI, state: RouterState, whole: AskWhole | None
         return Response(msgspec.json.encode(status_report(state)), media_type="application/json")
 
 
-__all__ = ["add_error_handlers", "add_health_routes", "build_app", "openai_error"]
+__all__ = [
+    "AskWhole",
+    "ReadyWorkers",
+    "add_error_handlers",
+    "add_health_routes",
+    "build_app",
+    "openai_error",
+]

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from baton import __version__
 from baton.errors import InvalidRequest, Overload, PeerFault
 from router.access import require_token
-from router.app import add_error_handlers
+from router.app import ReadyWorkers, add_error_handlers
 from router.merging import (
     Merge,
     merge_any,
@@ -209,11 +209,11 @@ def _add_health(app: FastAPI, family: Family, processes: Processes) -> None:
         return {"status": "ok"}
 
     @app.get("/readyz", summary="A process can serve requests", tags=["health"])
-    async def readyz() -> Response:
+    async def readyz(workers: ReadyWorkers = 1) -> Response:
         merged: dict[str, Any] = {"status": "no process", "ready_workers": {}}
         silent: set[int] = set()
         if processes.serving:
-            replies = await family.all("GET", "/readyz")
+            replies = await family.all("GET", f"/readyz?workers={workers}")
             said = {n: msgspec.json.decode(r.body) for n, r in replies.items() if r is not None}
             silent = {n for n, reply in replies.items() if reply is None}
             merged = merge_ready(said) if said else merged

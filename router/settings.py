@@ -28,6 +28,8 @@ class RouterSettings:
         trace_ratio: share of requests traced where the client does not say.
         profiles: where further profiles come from, and which of them is to be active; None for
             nowhere (``profiles.sources.open_source``).
+        profiles_at_start: whether that place says only what to begin with where nothing is agreed
+            on yet; it is read once, and proposes nothing afterwards.
         adapt: what this router makes of each profile it comes to know, as of ``profile``.
         share: this process's part of limits that several processes share, above 0 up to 1.
     """
@@ -40,6 +42,7 @@ class RouterSettings:
     otlp_endpoint: str | None = None
     trace_ratio: float = 0.0
     profiles: str | None = None
+    profiles_at_start: bool = False
     adapt: Callable[[ServingProfile], ServingProfile] | None = None
     share: float = 1.0
 

@@ -39,6 +39,10 @@ _ANSWER_S = 2.0
 _PROBE_TIMEOUT_S = 120.0
 """The first generation on a busy small machine may compile or page in; later ones take less."""
 
+_HOPELESS_FAILURES = 5
+"""Engines in a row that never generated. The pauses between them add up to 15 s: long enough for a
+port or memory of the one before to come free."""
+
 _NO_ENGINE = EngineId("")
 _NO_LOAD = Load()
 
@@ -118,6 +122,8 @@ class Engine:
         self._log = logging.getLogger(f"baton.engine.{name}")
         self._backoff = Backoff()
         self._child: Child | None = None
+        self._failures = 0
+        self._unready_s = self._clock.monotonic_s()
 
     @property
     def pid(self) -> int | None:
@@ -127,10 +133,20 @@ class Engine:
     def update(self, **changes: object) -> None:
         """Replaces fields of ``health`` and reports a change of state."""
         before = self.health
+        if changes.get("state") is WorkerState.READY:
+            self._failures, self._unready_s = 0, self._clock.monotonic_s()
         self.health = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
         if (before.state, before.engine_id) != (self.health.state, self.health.engine_id):
             self._log.info("engine is %s", self.health.state)
             self._on_change()
+
+    def hopeless(self) -> bool:
+        """Whether engines fail again and again, none of them ready in between: several in a row, or
+        for as long as a single one may take to start. It goes on trying all the same."""
+        unready_s = self._clock.monotonic_s() - self._unready_s
+        return self._failures >= _HOPELESS_FAILURES or (
+            self._failures > 0 and unready_s > self._start_timeout_s
+        )
 
     def kill(self) -> None:
         """Ends the engine at once: for one that has lost a part of itself, whose orderly end would
@@ -159,6 +175,7 @@ class Engine:
                 if self._only_run is not None:
                     self.update(state=WorkerState.STARTING, load=Load(), last_error=error)
                     return
+                self._failures += 1
                 pause_s = self._backoff.next_delay_s(self._clock.monotonic_s() - began_s)
                 self.update(
                     state=WorkerState.STARTING,
@@ -312,17 +329,21 @@ async def _get(
 
 
 async def _is_closed(spec: EngineSpec) -> bool:
-    """Whether nobody listens on the engine's port; a busy engine still does."""
+    """Whether nobody listens on the engine's port, at any of its addresses; a busy engine still
+    does."""
     url = urlsplit(spec.local_url)
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_ANSWER_S):
-            _, writer = await asyncio.open_connection(url.hostname, url.port)
-    except ConnectionRefusedError:
-        return True
+            found = await loop.getaddrinfo(url.hostname, url.port, type=socket.SOCK_STREAM)
+            for address in {each[4][0] for each in found}:
+                with contextlib.suppress(ConnectionRefusedError):
+                    _, writer = await asyncio.open_connection(str(address), url.port)
+                    writer.close()
+                    return False
     except (OSError, TimeoutError):
         return False
-    writer.close()
-    return False
+    return True
 
 
 _GAUGES = {

@@ -122,8 +122,8 @@ class EngineSpec:
     @property
     def local_url(self) -> str:
         """Where the supervisor on the same machine reaches the engine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def detect_device() -> Device:

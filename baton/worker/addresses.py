@@ -12,16 +12,22 @@ import fcntl
 import ipaddress
 import socket
 import struct
+import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from baton.errors import WorkerUnreachable
+from baton.errors import SettingsError, WorkerUnreachable
 
 _GET_ADDRESS = 0x8915
 """Linux's SIOCGIFADDR: an interface's IPv4 address (netdevice(7))."""
 _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 _INTERFACE_REQUEST_BYTES = 256
 _NAME_BYTES = 15
+_RESOLVE_S = 5.0
+"""For one name; whoever asks tries again. A system's resolver may take half a minute."""
+
+_Found = list[tuple[Any, ...]]
 
 
 async def resolve(host: str) -> str:
@@ -31,13 +37,74 @@ async def resolve(host: str) -> str:
         WorkerUnreachable: the name does not resolve, now.
     """
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(_RESOLVE_S):
+            found = await _look_up(host)
+    except TimeoutError as error:
+        raise WorkerUnreachable(
+            f"the name {host} does not resolve: no answer within {_RESOLVE_S:g} s"
+        ) from error
     except (OSError, UnicodeError) as error:
         raise WorkerUnreachable(f"the name {host} does not resolve: {error}") from error
     addresses = sorted(found, key=lambda each: each[0] != socket.AF_INET)
     if not addresses:
         raise WorkerUnreachable(f"the name {host} has no address")
     return str(addresses[0][4][0])
+
+
+async def _look_up(host: str) -> _Found:
+    """In a thread that nobody has to wait for: a process can end while a resolver hangs, which it
+    could not with the loop's own threads."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[_Found] = loop.create_future()
+
+    def tell(result: _Found | None, error: Exception | None) -> None:
+        if found.done():
+            return
+        if result is not None:
+            found.set_result(result)
+        else:
+            found.set_exception(error or OSError("no answer"))
+
+    def ask() -> None:
+        result: _Found | None = None
+        failure: Exception | None = None
+        try:
+            result = list(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        except Exception as error:
+            failure = error
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=ask, name=f"resolve-{host}", daemon=True).start()
+    return await found
+
+
+def check_listens(host: str, leader: str) -> None:
+    """Whether a member that listens on ``host`` can be reached as a group's member has to be.
+
+    Args:
+        host: the worker's ``--host``.
+        leader: the IP address that followers reach the leader at.
+
+    Raises:
+        SettingsError: it listens on loopback, and the group is not on loopback.
+    """
+    if is_loopback(host) and not is_loopback(leader):
+        raise SettingsError(
+            f"this member of a group listens on {host}, which other machines cannot reach, and its "
+            f"leader is at {leader}: start all members with --host 0.0.0.0 (BATON_HOST)"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is an address of loopback, or its usual name."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 async def advertised_address(advertise_url: str) -> str | None:

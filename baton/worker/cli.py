@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -38,6 +39,23 @@ from baton.worker.options import WorkerOptions, WorkerPlan
 from baton.worker.run import run_worker
 
 MakePlan = Callable[[WorkerOptions], WorkerPlan]
+
+log = logging.getLogger("baton.worker")
+
+
+def end_on_signals() -> None:
+    """Has SIGTERM and SIGINT end the process at once until ``Stops`` takes them over: while it
+    makes its plan, which may hash or fetch a model for minutes, there is nothing to drain. Said,
+    because a container's first process ignores a signal that it has no handler for.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    log.warning("leaving: %s before the worker started", signal.Signals(number).name)
+    # Not by an exception: threads that fetch a model would be waited for.
+    os._exit(128 + number)
 
 
 def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
@@ -128,6 +146,7 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
         home: HomeFlag = None,
         log_level: LogLevelFlag = "info",
     ) -> None:
+        end_on_signals()
         die_with_parent(signal.SIGTERM)
         try:
             configure_logging(log_level)
@@ -159,7 +178,7 @@ def worker_app(name: str, help_text: str, make_plan: MakePlan) -> typer.Typer:
             plan = make_plan(options)
             status = asyncio.run(run_worker(options, plan))
         except BatonError as error:
-            logging.getLogger("baton.worker").error("%s", error.message)
+            log.error("%s", error.message)
             status = 2
         sys.exit(status)
 

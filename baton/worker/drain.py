@@ -45,7 +45,7 @@ def drain(env: Mapping[str, str], limit_s: float) -> str:
 
     Raises:
         SettingsError: the worker refuses the token, or a setting is wrong.
-        BatonError: it did not drain within ``limit_s`` seconds.
+        BatonError: it did not drain within ``limit_s`` seconds, or its group was lost.
     """
     host, port = health_address(env)
     if port == 0:
@@ -65,7 +65,8 @@ def drain(env: Mapping[str, str], limit_s: float) -> str:
     finally:
         connection.close()
     if response.status != 200:
-        raise SettingsError(f"the worker on {host}:{port} answered {response.status}: {said}")
+        kind = SettingsError if response.status == 401 else BatonError
+        raise kind(f"the worker on {host}:{port} answered {response.status}: {said}")
     return "drained"
 
 
@@ -82,7 +83,9 @@ def health_address(env: Mapping[str, str]) -> tuple[str, int]:
     if port == 0 and group_place(env, leader_health_port=0, rendezvous_port=0) is not None:
         port = HEALTH_PORT
     host = env.get("BATON_HOST") or "127.0.0.1"
-    return ("127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host), port
+    if host == "::":
+        return "::1", port
+    return ("127.0.0.1" if host in ("0.0.0.0", "localhost") else host), port
 
 
 if __name__ == "__main__":

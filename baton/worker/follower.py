@@ -17,14 +17,16 @@ import msgspec
 from baton.clock import Clock, SystemClock
 from baton.engine import Engine, EngineSpec
 from baton.errors import BatonError, NotAuthorized, WorkerUnreachable
+from baton.stopping import unless_stopped
 from baton.types import EngineId
 from baton.worker.addresses import (
     address_towards,
     advertised_address,
+    check_listens,
     resolve,
 )
 from baton.worker.group import GROUP_LOST, GroupPlace
-from baton.worker.health import BEAT_PATH, HealthServer, Vitals
+from baton.worker.health import BEAT_PATH, HealthServer, Problem, Vitals
 from baton.worker.members import Answer, Beat, Step, Tether, Timing
 from baton.worker.options import WorkerOptions, WorkerPlan
 from baton.worker.ranks import ranked_spec, setup_digest
@@ -36,6 +38,9 @@ leader may have been asked some seconds later."""
 _STOP_GRACE_S = 5.0
 """From SIGTERM to SIGKILL: a follower stops its ranks when nothing is in flight any more, and ranks
 that wait for others which are gone do not hear of SIGTERM."""
+
+_MAX_ANSWER_BYTES = 16 * 1024
+_NO_ANSWER = (WorkerUnreachable, aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 log = logging.getLogger("baton.worker.group")
 
@@ -85,10 +90,11 @@ class Follower:
         """Follows until the group is over. Returns the exit status.
 
         Raises:
-            SettingsError: the health server's port is taken.
+            SettingsError: the health server's port is taken, or this member listens on loopback
+                and the leader is elsewhere.
             NotAuthorized: the leader refuses the token.
         """
-        vitals = Vitals(dead=lambda: self._dead, unready=self._unready, drain=self._drain)
+        vitals = Vitals(dead=self._why_dead, unready=self._unready, drain=self._drain)
         options = self._options
         async with (
             HealthServer(options.host, options.health_port, options.token, vitals),
@@ -105,7 +111,7 @@ class Follower:
                         self.engine.kill()
                 else:
                     log.info("leaving: %s", self.tether.reason)
-                await self._say_bye(http)
+                await self._say_bye(http, lost=step is Step.ABORT)
             finally:
                 self._drained.set()
                 await asyncio.shield(self._end_engine())
@@ -113,8 +119,19 @@ class Follower:
 
     async def _follow(self, http: aiohttp.ClientSession) -> Step:
         """Beats until this member has to go; STOP or ABORT."""
+        stops = self._stops
         while True:
-            step, pause_s = await self._one_beat(http)
+            beaten = await unless_stopped(
+                self._one_beat(http), stops.now if self.tether.joined else stops.leave
+            )
+            if beaten is None:
+                self.tether.reason = (
+                    "asked twice"
+                    if self.tether.joined
+                    else "asked to stop before the group started"
+                )
+                return Step.STOP
+            step, pause_s = beaten
             if step is Step.START:
                 self._start_engine()
             elif step in (Step.STOP, Step.ABORT):
@@ -122,7 +139,7 @@ class Follower:
             if self.tether.drained:
                 self._drained.set()
             await self._pause(pause_s)
-            if self._stops.now.is_set():
+            if stops.now.is_set():
                 self.tether.reason = "asked twice"
                 return Step.STOP
             if self._engine_task is not None and self._engine_task.done():
@@ -132,7 +149,7 @@ class Follower:
     async def _one_beat(self, http: aiohttp.ClientSession) -> tuple[Step, float]:
         try:
             answer = await self._call(http, self._beat())
-        except (WorkerUnreachable, aiohttp.ClientError, OSError, TimeoutError) as error:
+        except _NO_ANSWER as error:
             return self._silent(error), self._timing.again_s
         self._answer = answer
         return self.tether.heard(answer, self._clock.monotonic_s()), self._timing.beat_s
@@ -141,13 +158,17 @@ class Follower:
         """One beat and its answer.
 
         Raises:
-            WorkerUnreachable: the leader refuses it, or its name does not resolve.
+            WorkerUnreachable: the leader refuses it, or its name does not resolve; once joined,
+                also when whatever is at its address refuses the token.
             NotAuthorized: the leader refuses the token.
-            aiohttp.ClientError, OSError, TimeoutError: the leader cannot be reached.
+            SettingsError: this member listens on loopback, and the leader is elsewhere.
+            aiohttp.ClientError, OSError, TimeoutError, ValueError: there is no leader to be
+                reached, or something else answers.
         """
-        if not self.tether.joined:
+        if not self.tether.joined and not beat.bye:
             # A new leader has a new address; once joined, there is no other leader for us.
             self._leader_address = await resolve(self._place.leader)
+            check_listens(self._options.host, self._leader_address)
             self._own_address = await self._find_own_address()
         host = self._leader_address
         url = f"http://{f'[{host}]' if ':' in host else host}:{self._place.leader_health_port}"
@@ -157,8 +178,8 @@ class Follower:
             headers={"Authorization": f"Bearer {self._options.token}"},
             allow_redirects=False,
         ) as response:
-            body = await response.read()
-            if response.status == 401:
+            body = await _bounded(response)
+            if response.status == 401 and not self.tether.joined:
                 raise NotAuthorized(
                     "the leader refuses our cluster token; give all members of a group the same "
                     "BATON_CLUSTER_TOKEN"
@@ -168,7 +189,7 @@ class Follower:
                 raise WorkerUnreachable(f"the leader answered {response.status}: {said}")
         try:
             return msgspec.json.decode(body, type=Answer)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise WorkerUnreachable(f"the leader's answer makes no sense: {error}") from error
 
     def _silent(self, error: Exception) -> Step:
@@ -180,21 +201,26 @@ class Follower:
             log.info("no leader at %s: %s", leader, why)
         return self.tether.silent(now_s)
 
-    def _beat(self, bye: str = "") -> Beat:
+    def _beat(self, bye: str = "", *, lost: bool = False) -> Beat:
         return Beat(
             index=self._place.index,
             size=self._place.size,
             member=self._member,
             setup=self._setup,
+            group=self._place.name,
+            run=self.tether.run,
             drain=self.tether.drain_asked,
             bye=bye,
+            lost=lost,
         )
 
-    async def _say_bye(self, http: aiohttp.ClientSession) -> None:
+    async def _say_bye(self, http: aiohttp.ClientSession, *, lost: bool) -> None:
         """Tells a leader that is there that this member goes, so that it need not find out."""
+        if self._answer is None:
+            return
         try:
-            await self._call(http, self._beat(bye=self.tether.reason))
-        except (BatonError, aiohttp.ClientError, OSError, TimeoutError):
+            await self._call(http, self._beat(bye=self.tether.reason, lost=lost))
+        except (BatonError, *_NO_ANSWER):
             log.debug("the leader did not hear our goodbye")
 
     async def _pause(self, pause_s: float) -> None:
@@ -256,11 +282,35 @@ class Follower:
         advertised = await advertised_address(self._options.advertise_url)
         return advertised or address_towards(self._leader_address)
 
-    def _unready(self) -> str:
-        if not self.tether.joined:
-            return "the group is not complete"
-        return "" if self.tether.ready else "the group's engine has not generated"
+    def _why_dead(self) -> Problem | None:
+        return Problem("the group is lost", self._dead) if self._dead else None
 
-    async def _drain(self) -> None:
+    def _unready(self) -> Problem | None:
+        if self._dead:
+            return self._why_dead()
+        if self.tether.drain_asked or self._stops.drain.is_set():
+            return Problem("the worker is draining")
+        if not self.tether.joined:
+            return Problem("the group is not complete")
+        if self.tether.quiet:
+            return Problem("the leader does not answer")
+        return None if self.tether.ready else Problem("the group's engine has not generated")
+
+    async def _drain(self) -> Problem | None:
         self._stops.drain.set()
         await self._drained.wait()
+        return self._why_dead()
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body.
+
+    Raises:
+        WorkerUnreachable: it is longer than any answer of a leader.
+    """
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(4096):
+        body += chunk
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise WorkerUnreachable(f"the leader's answer has more than {_MAX_ANSWER_BYTES} bytes")
+    return bytes(body)

@@ -49,6 +49,12 @@ class GroupPlace:
     rendezvous_port: int
 
     @property
+    def name(self) -> str:
+        """What tells this group from others, on its machines too: the leader's address as all of
+        its members were told it, and where its ranks meet."""
+        return f"{self.leader.lower().rstrip('.')}:{self.rendezvous_port}"
+
+    @property
     def leads(self) -> bool:
         """Whether this process is the leader."""
         return self.index == 0

@@ -16,10 +16,11 @@ from baton.clock import Clock, SystemClock
 from baton.engine import Engine, EngineSpec
 from baton.errors import WorkerUnreachable
 from baton.registrar import Registrar
+from baton.stopping import unless_stopped
 from baton.types import EngineId
-from baton.worker.addresses import advertised_address, resolve
+from baton.worker.addresses import advertised_address, check_listens, is_loopback, resolve
 from baton.worker.group import GROUP_LOST, GroupPlace
-from baton.worker.health import HealthServer, Vitals
+from baton.worker.health import HealthServer, Problem, Vitals
 from baton.worker.members import OVER, Answer, Beat, Phase, Roster, Timing
 from baton.worker.options import WorkerOptions, WorkerPlan
 from baton.worker.ranks import ranked_spec, setup_digest
@@ -71,6 +72,7 @@ class Leader:
         self.roster = Roster(
             self._place.size,
             setup_digest(plan),
+            self._place.name,
             now_s=self._clock.monotonic_s(),
             timing=self._timing,
         )
@@ -95,13 +97,17 @@ class Leader:
 
         Raises:
             NotAuthorized: the registry refuses the cluster token.
-            SettingsError: the health server's port is taken.
+            SettingsError: the health server's port is taken, or followers cannot reach it.
             WorkerUnreachable: its own name does not resolve.
         """
         try:
-            self._address = await self._own_address()
+            address = await unless_stopped(self._own_address(), self._stops.drain)
+            if address is None:
+                log.info("leaving: asked to stop before the group started")
+                return 0
+            self._address = address
             vitals = Vitals(
-                dead=lambda: self.roster.reason,
+                dead=self._dead,
                 unready=self.worker.unready,
                 drain=self._drain,
                 hear=self.hear,
@@ -117,6 +123,10 @@ class Leader:
         if self._stops.now.is_set():
             # Before its goodbye, which is then no loss.
             self.roster.end()
+        self.roster.leaving = self._stops.leave.is_set()
+        if beat.group == self._place.name and beat.run not in ("", self._run_id):
+            # Of an earlier life of this group: by our run it sees that it has to go.
+            return self._answer()
         refusal = self.roster.hear(beat, self._clock.monotonic_s())
         if refusal:
             if refusal != self._refused:
@@ -124,6 +134,9 @@ class Leader:
                 log.warning("refused a beat: %s", refusal)
             self._refused = refusal
             return refusal
+        return self._answer()
+
+    def _answer(self) -> Answer:
         return Answer(
             run=self._run_id,
             phase=self.roster.phase,
@@ -148,6 +161,8 @@ class Leader:
             if self.roster.phase is Phase.LOST:
                 log.error("the group is lost: %s", self.roster.reason)
                 self.engine.kill()
+            if self.roster.phase is Phase.LOST or not self.worker.drained.is_set():
+                # Over before the drain is: nothing is left to wait for.
                 stops.at_once()
             self._may_leave.set()
             await self._until_told()
@@ -196,9 +211,14 @@ class Leader:
             return str(error)
         return self.engine.health.last_error or "it ended"
 
-    async def _drain(self) -> None:
+    def _dead(self) -> Problem | None:
+        lost = self.roster.phase is Phase.LOST
+        return Problem("the group is lost", self.roster.reason) if lost else None
+
+    async def _drain(self) -> Problem | None:
         self._stops.drain.set()
         await self.worker.drained.wait()
+        return self._dead()
 
     def _make_spec(self, engine_id: EngineId, run_dir: Path) -> EngineSpec:
         address, port = self._address, self._place.rendezvous_port
@@ -212,14 +232,18 @@ class Leader:
 
         Raises:
             WorkerUnreachable: the name does not resolve.
+            SettingsError: the followers cannot reach what this member listens on.
         """
+        host = self._options.host
         until_s = self._clock.monotonic_s() + _NAME_TRIES_S
         while True:
             try:
+                if is_loopback(host):
+                    check_listens(host, await resolve(self._place.leader))
                 advertised = await advertised_address(self._options.advertise_url)
                 return advertised or await resolve(self._place.leader)
             except WorkerUnreachable as error:
-                if self._clock.monotonic_s() > until_s or self._stops.drain.is_set():
+                if self._clock.monotonic_s() > until_s:
                     raise
                 log.info("%s; trying again", error.message)
                 await asyncio.sleep(1.0)

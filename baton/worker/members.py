@@ -70,16 +70,23 @@ class Beat(msgspec.Struct, frozen=True):
         size: members of the group, as it was told.
         member: drawn at random by its process, so that another process in its place is noticed.
         setup: digest of all that the members' engines have to agree on.
+        group: which group it belongs to (``GroupPlace.name``): what it reaches at its leader's
+            address may be the leader of another.
+        run: the engine id that it joined; empty before.
         drain: it was asked to drain or to stop, so that the group has to drain.
         bye: its last beat, and why; empty for all others.
+        lost: with ``bye``, that its part failed.
     """
 
     index: int
     size: int
     member: str
     setup: str
+    group: str
+    run: str = ""
     drain: bool = False
     bye: str = ""
+    lost: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -105,24 +112,37 @@ class Answer(msgspec.Struct, frozen=True):
 class _Seen:
     member: str
     heard_s: float
+    spared: bool = False
+    """Whether a pause of the leader's own was taken off its silence, since its last beat."""
+
+    def after_pause(self, pause_s: float, now_s: float) -> _Seen:
+        """As it is once the leader was held up, which counts for nobody: once. A leader that is
+        held up again and again would otherwise never miss one that is dead."""
+        if self.spared:
+            return self
+        return replace(self, heard_s=min(now_s, self.heard_s + pause_s), spared=True)
 
 
 class Roster:
-    """The leader's knowledge of its followers.
+    """The leader's knowledge of its followers. ``leaving`` is set from outside, once the leader
+    was asked to stop.
 
     Args:
         size: members of the group, the leader included.
         setup: digest that every follower's has to equal.
+        group: the group's name, likewise.
         now_s: the time on the monotonic clock, as in all methods.
         timing: how long silence may be.
     """
 
-    def __init__(self, size: int, setup: str, *, now_s: float, timing: Timing) -> None:
+    def __init__(self, size: int, setup: str, group: str, *, now_s: float, timing: Timing) -> None:
+        self.leaving = False
         self.phase = Phase.GATHERING
         self.reason = ""
         self.drain_wanted = False
         self._size = size
         self._setup = setup
+        self._group = group
         self._lost_after_s = timing.lost_after_s
         self._gather_until_s = now_s + timing.gather_limit_s
         self._looked_s = now_s
@@ -145,14 +165,20 @@ class Roster:
         Returns:
             Why it is refused, for the follower's log; empty when it is not.
         """
+        if beat.group != self._group:
+            return (
+                f"member {beat.index} of the group of {beat.group} asked the leader of the group "
+                f"of {self._group}; members have to be told the same LWS_LEADER_ADDRESS and "
+                "BATON_GROUP_PORT"
+            )
         if not 1 <= beat.index < self._size or beat.size != self._size:
             return (
                 f"member {beat.index} of {beat.size} does not belong to this group of {self._size}"
             )
         if beat.setup != self._setup:
             return (
-                "leader and follower differ in profile, model or engine version; give every "
-                "member of a group the same"
+                "leader and follower differ in profile, model, engine flags or a version; give "
+                "every member of a group the same"
             )
         known = self._seen.get(beat.index)
         if self.phase is Phase.GATHERING:
@@ -164,7 +190,7 @@ class Roster:
         elif beat.bye:
             self._left(beat)
         else:
-            self._seen[beat.index] = replace(known, heard_s=now_s)
+            self._seen[beat.index] = _Seen(beat.member, now_s)
             self.drain_wanted = self.drain_wanted or beat.drain
         return ""
 
@@ -173,9 +199,7 @@ class Roster:
         pause_s = now_s - self._looked_s
         self._looked_s = now_s
         if pause_s > _STALL_S:
-            self._seen = {
-                i: replace(seen, heard_s=seen.heard_s + pause_s) for i, seen in self._seen.items()
-            }
+            self._seen = {i: s.after_pause(pause_s, now_s) for i, s in self._seen.items()}
         silent = [i for i, s in self._seen.items() if now_s - s.heard_s > self._lost_after_s]
         if self.phase is Phase.GATHERING:
             for index in silent:
@@ -215,21 +239,22 @@ class Roster:
             self.phase = Phase.ENDED
 
     def _gather(self, beat: Beat, now_s: float) -> None:
-        if beat.bye:
+        if beat.bye or beat.drain:
+            # One that is to drain does not start any more.
             self._seen.pop(beat.index, None)
         else:
             self._seen[beat.index] = _Seen(beat.member, now_s)
 
     def _left(self, beat: Beat) -> None:
         self._told.add(beat.index)
-        if self.phase is Phase.DRAINED:
+        if self.phase is Phase.DRAINED or (self.leaving and not beat.lost):
             self.phase = Phase.ENDED
         else:
             self.lose(f"follower {beat.index} ended: {beat.bye}")
 
     def _replaced(self, beat: Beat) -> None:
-        """Another process beats in a follower's place: the one that held a rank is gone."""
-        self._told.add(beat.index)
+        """Another process beats in a follower's place: the one that held a rank is gone, or about
+        to hear of the end as others do."""
         if self.phase is Phase.RUNNING:
             self.lose(f"follower {beat.index} was started again")
         elif self.phase is Phase.DRAINED:
@@ -247,7 +272,7 @@ class Step(enum.Enum):
 
 
 class Tether:
-    """A follower's tie to its leader.
+    """A follower's tie to its leader. ``quiet`` says that it did not answer for a while.
 
     Args:
         now_s: the time on the monotonic clock, as in all methods.
@@ -259,6 +284,8 @@ class Tether:
         self.drained = False
         self.ready = False
         self.reason = ""
+        self.quiet = False
+        self._spared = False
         self._lost_after_s = timing.lost_after_s
         self._stall_s = timing.answer_s + timing.beat_s + _STALL_S
         self._wait_until_s = now_s + timing.gather_limit_s
@@ -291,6 +318,7 @@ class Tether:
     def heard(self, answer: Answer, now_s: float) -> Step:
         """Takes an answer of the leader in."""
         self._looked_s = self._heard_s = now_s
+        self.quiet = self._spared = False
         if not self.joined:
             return self._may_join(answer, now_s)
         if answer.run != self.run:
@@ -310,10 +338,12 @@ class Tether:
         self._looked_s = now_s
         if not self.joined:
             return self._go_on_waiting(now_s, "the leader did not answer")
-        if pause_s > self._stall_s:
-            # Longer than a beat that gets no answer, and the pause before it.
-            self._heard_s += pause_s
+        if pause_s > self._stall_s and not self._spared:
+            # Longer than a beat that gets no answer, and the pause before it. Once, as a leader
+            # does: held up again and again, it has to notice at some point.
+            self._heard_s, self._spared = min(now_s, self._heard_s + pause_s), True
         silent_s = now_s - self._heard_s
+        self.quiet = silent_s > self._lost_after_s / 2
         if silent_s <= self._lost_after_s:
             return self._or_leave(now_s)
         if self._leave_by_s is not None:

@@ -42,7 +42,7 @@ async def run_alone(
         stops.drain.set()
         await worker.drained.wait()
 
-    vitals = Vitals(dead=lambda: "", unready=worker.unready, drain=drain)
+    vitals = Vitals(dead=worker.dead, unready=worker.unready, drain=drain)
     async with HealthServer(options.host, options.health_port, options.token, vitals):
         await worker.run(stops.drain, stops.now, stops.leave)
     return 0

@@ -36,7 +36,9 @@ class Stops:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """While open, this process's SIGTERM and SIGINT come here."""
+        """While open, this process's SIGTERM and SIGINT come here. Afterwards they are ignored: the
+        process is about to end with a status of its own, which one more signal must not replace.
+        """
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
@@ -47,3 +49,4 @@ class Stops:
             with contextlib.suppress(NotImplementedError):
                 for number in numbers:
                     loop.remove_signal_handler(number)
+                    signal.signal(number, signal.SIG_IGN)

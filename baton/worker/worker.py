@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from baton.clock import Clock, SystemClock
 from baton.engine import Engine
 from baton.registrar import HEARTBEAT_S, Registrar, heartbeat_loop
 from baton.stopping import unless_stopped
 from baton.types import Limits, WorkerRecord, WorkerState
+from baton.worker.health import Problem
 from baton.worker.options import WorkerOptions, WorkerPlan
 
 _SETTLE_S = 1.0
@@ -65,13 +68,19 @@ class Worker:
         """Has the registry told of the worker as it is now."""
         self._wake.set()
 
-    def unready(self) -> str:
-        """Why this worker cannot serve, in words; empty when it can."""
+    def unready(self) -> Problem | None:
+        """Why this worker cannot serve; None when it can."""
         state = self.record().state
         if state is WorkerState.READY:
-            return ""
-        error = self.engine.health.last_error
-        return f"the worker is {state}" + (f"; its last engine: {error}" if error else "")
+            return None
+        return Problem(f"the worker is {state}", self.engine.health.last_error or "")
+
+    def dead(self) -> Problem | None:
+        """Why this worker will not serve again on this machine, by all that can be told; None while
+        it may."""
+        if not self.engine.hopeless():
+            return None
+        return Problem("engines fail again and again", self.engine.health.last_error or "")
 
     def record(self) -> WorkerRecord:
         """The worker as it is now."""
@@ -141,8 +150,11 @@ class Worker:
             ending.cancel()
             stop_heart.set()
             stop_engine.set()
-            await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
-            await self._registrar.close()
+            await _whatever_happens(self._close(tasks))
+
+    async def _close(self, tasks: tuple[asyncio.Task[None], ...]) -> None:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._registrar.close()
 
     async def _run_engine(self, stop: asyncio.Event) -> None:
         if self._may_start is None or await unless_stopped(self._may_start.wait(), stop):
@@ -202,3 +214,13 @@ class Worker:
         if health.state is WorkerState.WARMING:
             return health.max_model_len == 0
         return health.state is not WorkerState.READY
+
+
+async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:
+    """Does ``work`` to its end; a cancellation that comes meanwhile is raised then."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

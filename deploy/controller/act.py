@@ -94,8 +94,8 @@ class Actor:
                 path = self._cluster.path(POOLS, pool.name)
                 await self._cluster.delete(path, pool.uid, pool.version)
             case MarkPool():
-                mark = None if action.first is None else str(action.first)
-                await self._patch_pool(action.pool, {"metadata": {"annotations": {DRAINING: mark}}})
+                mark = {DRAINING: str(action.first)}
+                await self._patch_pool(action.pool, {"metadata": {"annotations": mark}})
             case DrainWorker():
                 await self._routers.drain(action.worker)
             case UndrainWorker():
@@ -122,6 +122,9 @@ class Actor:
         for obj in seen.pools.objects(profile, role, self._cluster.namespace):
             if not self._may():
                 raise Stale("the lease may be somebody else's by now")
+            if obj["kind"] == "LeaderWorkerSet":
+                # One of the same name may have been drained: its cordons are none of an operator's.
+                obj["metadata"].setdefault("annotations", {})[DRAINING] = "0"
             await self._cluster.apply(obj)
 
     async def _scale(self, pool: Pool, replicas: int) -> None:

@@ -100,7 +100,7 @@ class DeletePool(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkPool(Action):
-    """Note on the pool that its groups from ``first`` on are being drained; None: no longer.
+    """Note on the pool that cordons of its groups from ``first`` on are the controller's.
 
     It is written before the first cordon, so that a later controller can tell its own cordons from
     an operator's, which are never taken back.
@@ -108,13 +108,25 @@ class MarkPool(Action):
 
     kind: ClassVar[str] = "mark"
     pool: Pool
-    first: int | None
+    first: int
 
     @property
     def target(self) -> str:
         """The pool and the groups."""
-        groups = "no group" if self.first is None else f"groups from {self.first} on"
-        return f"pool {self.pool.name}: {groups}"
+        return f"pool {self.pool.name}: groups from {self.first} on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaiseMark(MarkPool):
+    """Note on the pool that its groups below ``first`` were seen to take traffic again: from now on
+    a cordon of theirs is an operator's."""
+
+    kind: ClassVar[str] = "open"
+
+    @property
+    def target(self) -> str:
+        """The pool and the groups."""
+        return f"pool {self.pool.name}: groups below {self.first}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

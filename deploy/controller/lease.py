@@ -18,7 +18,7 @@ from deploy.controller.cluster import LEASES, Cluster, ClusterRefused
 
 log = logging.getLogger("baton.controller.lease")
 
-_MARGIN = 3
+MARGIN = 3
 """A third of the duration is kept between the end of acting and the end of the Lease; a call that
 was begun in time and is slow has ended by then."""
 
@@ -140,7 +140,7 @@ class Elector:
             log.debug("lease %s: somebody else was faster", self._name)
             return
         self.holder = self.identity
-        self._until_s = began_s + self._lease_s * (1 - 1 / _MARGIN)
+        self._until_s = began_s + self._lease_s * (1 - 1 / MARGIN)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.wall_s(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

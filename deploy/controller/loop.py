@@ -23,12 +23,12 @@ from deploy.controller.act import Actor, Stale
 from deploy.controller.actions import Action
 from deploy.controller.cluster import POOLS, Cluster, ClusterRefused
 from deploy.controller.health import served
-from deploy.controller.lease import Elector
+from deploy.controller.lease import MARGIN, Elector
 from deploy.controller.metrics import Metrics
 from deploy.controller.observe import Observer, Seen
 from deploy.controller.plan import Plan, plan
 from deploy.controller.rendering import Renderer, SiteRenderer
-from deploy.controller.routers import RoutersApi, RoutersAway, RoutersRefused
+from deploy.controller.routers import ASK_S, RoutersApi, RoutersAway, RoutersRefused
 from deploy.controller.settings import ControllerSettings
 from deploy.controller.sites import SiteSource
 from deploy.controller.status import Board, Happening
@@ -70,7 +70,9 @@ class Controller:
         self._clock = clock or SystemClock()
         cluster = Cluster(api, settings.namespace)
         self._cluster = cluster
-        self._routers = RoutersApi(settings.admin_url, settings.admin_token)
+        # What is asked for in time must not take effect after another controller has the Lease.
+        act_s = min(ASK_S, settings.lease_s / MARGIN)
+        self._routers = RoutersApi(settings.admin_url, settings.admin_token, act_s=act_s)
         self._source = KubernetesSource(api, settings.namespace, settings.profiles, self._clock)
         self._observer = Observer(
             cluster,

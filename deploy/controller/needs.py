@@ -54,11 +54,14 @@ class Needs:
         pools: by name.
         absent: pools that have to be made, each with its profile and why.
         holds: why nothing may be taken away now, a sentence each.
+        short: what the active profile lacks, a sentence each: nothing that can serve may be taken
+            away now.
     """
 
     pools: dict[str, Need] = field(default_factory=dict)
     absent: dict[str, tuple[Want, Ref, str]] = field(default_factory=dict)
     holds: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
 
 
 def choose(pools: Iterable[Pool], want: Want) -> Pool | None:
@@ -78,6 +81,8 @@ def needs(picture: Picture, stands: Standing, rules: Rules) -> Needs:
     """What is needed, by all that the picture holds."""
     found = Needs()
     routers = picture.routers
+    if picture.unread:
+        found.holds.append(f"what is wished for is not known ({picture.unread})")
     if routers is None:
         why = picture.routers_problem or "they were not asked"
         found.holds.append(f"the routers do not answer ({why})")
@@ -110,7 +115,7 @@ def _add_agreed(found: Needs, picture: Picture, stands: Standing, rules: Rules) 
             for want in active.wants
             for sentence in lacks(choose(picture.pools, want), want, rules)
         ]
-        found.holds += [f"what is active is not ready: {sentence}" for sentence in missing]
+        found.short += [f"what is active is not ready: {sentence}" for sentence in missing]
     if routers.switch is not None:
         number, new = routers.switch.number, routers.switch.new
         found.holds.append(f"switch {number} to {new.name} is on")

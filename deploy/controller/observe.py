@@ -52,7 +52,7 @@ from profiles.switching import Report, ref
 MEMORY = "baton.serving/wish"
 """Annotation of the status ConfigMap: what is remembered of wishes, as JSON."""
 DRAINING = "baton.serving/draining"
-"""Annotation of a LeaderWorkerSet: its groups from this index on are being drained."""
+"""Annotation of a LeaderWorkerSet: cordons of groups from this index on are the controller's."""
 
 _ALL_POOLS = labels.POOL
 _OURS = f"{labels.MANAGED_BY}={labels.CONTROLLER_MANAGER}"
@@ -123,6 +123,8 @@ class Observer:
         self._builtin: dict[str, ServingProfile] | None = None
         self._agreed: dict[str, ServingProfile] = {}
         self._waits: tuple[str, ...] = ()
+        self._wished: str | None = None
+        """The profile that operators name; None before it was read."""
 
     def note_waits(self, keys: Iterable[str]) -> None:
         """What the last plan waits for: the next picture says for how long."""
@@ -160,9 +162,9 @@ class Observer:
             routers_problem=away,
             memory=_memory(status_map),
             mirrored=None if mirrored is None else _known(known, mirrored),
-            mirrored_s=self._mirrored_s(mirrored),
             remnants=remnants,
             waited=self._timers.keep("wait ", self._waits),
+            unread="" if wish is not None else self._unread(),
             problems=tuple(problems),
         )
         uid = str((edited or {}).get("metadata", {}).get("uid", ""))
@@ -177,6 +179,7 @@ class Observer:
             problems.append(f"profiles stay as they were: {error.message}")
         else:
             self._catalog.take(bundle)
+            self._wished = bundle.active
         problems += self._catalog.problems
 
     def _known_profiles(
@@ -223,6 +226,12 @@ class Observer:
             wanted.spec.switch.prepare_s,
         )
 
+    def _unread(self) -> str:
+        """Why nobody knows which pools the wish needs; empty where there is no wish."""
+        if self._wished is None:
+            return "it was not read yet"
+        return f"{self._wished} is named, and cannot be used" if self._wished else ""
+
     # --- routers ---
 
     async def _ask_routers(self) -> tuple[_Told | None, str]:
@@ -254,10 +263,6 @@ class Observer:
         )
         behind_s = self._timers.held_s("behind", memory.number > routers.number) or 0.0
         return replace(routers, behind_s=behind_s)
-
-    def _mirrored_s(self, mirrored: ServingProfile | None) -> float:
-        name = "" if mirrored is None else f"{mirrored.name} {mirrored.version}"
-        return self._timers.keep("mirrored ", [name])[name]
 
     # --- pools ---
 

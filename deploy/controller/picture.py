@@ -119,7 +119,8 @@ class Pool:
         ready_groups: groups that Kubernetes holds ready.
         owned: whether the controller made it; else it is Git's and is never deleted.
         least: groups that its autoscaler has at least; None for a pool without one.
-        marked: groups from this index on are being drained by the controller; None for none.
+        marked: cordons of groups from this index on are the controller's: it has drained them, or
+            may have, and has not seen them take traffic since. None for none.
         deleting: whether it is on its way out.
         members: groups by index, those that are asked for and others that are still registered.
     """
@@ -203,9 +204,10 @@ class Picture:
         routers_problem: why, then.
         memory: of wishes.
         mirrored: the profile in the ConfigMap that routers start from; None for none.
-        mirrored_s: for how long it has been that.
         remnants: what else the controller made.
         waited: how long each wait of the last plan has lasted, by its key, in seconds.
+        unread: why nobody knows which pools the wish needs, which may be any of those that are
+            there; empty where that is known, and where nothing is wished for.
         problems: what is wrong with profiles, site or permissions, a line each.
     """
 
@@ -216,7 +218,7 @@ class Picture:
     routers_problem: str = ""
     memory: Memory = Memory()
     mirrored: Known | None = None
-    mirrored_s: float = math.inf
     remnants: tuple[Remnant, ...] = ()
     waited: Mapping[str, float] = field(default_factory=dict)
+    unread: str = ""
     problems: tuple[str, ...] = ()

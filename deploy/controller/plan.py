@@ -2,16 +2,18 @@
 
 Each action can be done on its own, in any order, at any time until the next look: what depends on
 something else having happened is planned once that is seen. Three rules stand above all: nothing is
-taken away while the routers do not answer, while they switch, or while what they serve by is not
-ready; no group goes before its worker was cordoned and seen to hold nothing for a while; and a wish
-is acted on once.
+taken away while the routers do not answer or switch, and nothing that can serve while what they
+serve by is not ready; no group goes before its worker was cordoned and seen to hold nothing for a
+while; and a wish is acted on once.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from baton.types import WorkerState
 from deploy.controller.actions import (
     Action,
     BeginSwitch,
@@ -20,6 +22,7 @@ from deploy.controller.actions import (
     DrainWorker,
     MarkPool,
     Mirror,
+    RaiseMark,
     ScalePool,
     ShrinkPool,
     Sweep,
@@ -137,7 +140,7 @@ def _switch(draft: _Draft) -> None:
         )
     elif not _is_mirrored(draft):
         name = routers.active.name
-        sentence = f"that {name} serves is not written down, and known to the routers, yet"
+        sentence = f"that {name} serves is not written down yet"
         draft.waits.append(Wait(key="mirror", sentence=sentence, limit_s=limit_s))
     elif stands.noted and not waits and routers.active.version != wish.known.ref.version:
         draft.actions.append(
@@ -152,19 +155,15 @@ def _switch(draft: _Draft) -> None:
 
 
 def _is_mirrored(draft: _Draft) -> bool:
-    """Whether routers have had the time to see that what is written down is what they serve by.
-
-    They take it for a proposal. One that they hear of only when they serve by something else would
-    lead them back.
-    """
+    """Whether what is written down is what routers serve by: one that starts from nothing in the
+    middle of the switch begins with it."""
     picture, routers = draft.picture, draft.picture.routers
     if routers is None or picture.profiles.get(routers.active.version) is None:
         return True
     if is_first_install(picture, draft.stands):
         return True
     written = picture.mirrored
-    same = written is not None and written.ref.version == routers.active.version
-    return same and picture.mirrored_s >= draft.rules.settle_s
+    return written is not None and written.ref.version == routers.active.version
 
 
 def _wait_for_routers(picture: Picture) -> Wait:
@@ -173,8 +172,7 @@ def _wait_for_routers(picture: Picture) -> Wait:
 
 
 def _mirror(draft: _Draft) -> None:
-    """Writes down what serves, once that is certain: routers take what is written for a proposal,
-    and something old would lead them back."""
+    """Writes down what serves, once that is certain."""
     picture, routers = draft.picture, draft.picture.routers
     if routers is None or routers.switch is not None or routers.store_lost:
         return
@@ -192,21 +190,30 @@ def _fit(draft: _Draft, need: Need) -> None:
     """A needed pool: groups beyond what is needed drain and go; others take traffic again."""
     pool = need.pool
     keep = need.target
-    excess = pool.replicas > keep and pool.least is None
-    if excess and not draft.needs.holds:
+    _open(draft, pool, keep, need.why[0])
+    # What of an excess is drained stays so while something holds the rest up.
+    held = draft.needs.holds or draft.needs.short
+    if pool.replicas > keep and pool.least is None and not held:
         _drain(draft, pool, keep, f"{keep} groups are needed")
-        return
+
+
+def _open(draft: _Draft, pool: Pool, keep: int, why: str) -> None:
+    """Groups below ``keep`` take traffic: cordons that are the controller's are taken back.
+
+    A cordon outlives a worker that was killed, in the store, under a name that the next one of the
+    same group has again. So the mark rises only past groups that were seen without one; what has
+    not registered yet may still turn out to have it.
+    """
     if pool.marked is None:
         return
-    # What of an excess is drained stays so while something holds the rest up.
-    stays = keep if excess else None
-    cordoned = [
-        m for m in _marked(pool) if m.cordoned and m.state and (stays is None or m.index < stays)
-    ]
-    for member in cordoned:
-        draft.actions.append(UndrainWorker(worker=member.id, reason=need.why[0]))
-    if not cordoned and pool.marked != stays and (stays is None or pool.marked < stays):
-        draft.actions.append(MarkPool(pool=pool, first=stays, reason=need.why[0]))
+    state = {m.index: m for m in pool.members if m.state}
+    marked = [state.get(index) for index in range(pool.marked, keep)]
+    for member in marked:
+        if member is not None and member.cordoned:
+            draft.actions.append(UndrainWorker(worker=member.id, reason=why))
+    seen = itertools.takewhile(lambda m: m is not None and not m.cordoned, marked)
+    if rises := sum(1 for _ in seen):
+        draft.actions.append(RaiseMark(pool=pool, first=pool.marked + rises, reason=why))
 
 
 def _retire(draft: _Draft, pool: Pool) -> None:
@@ -216,11 +223,15 @@ def _retire(draft: _Draft, pool: Pool) -> None:
         return
     if pool.replicas == 0 and not pool.owned:
         return
-    if draft.needs.holds:
+    holds = draft.needs.holds
+    if not holds and any(m.state == WorkerState.READY or m.legs for m in pool.members):
+        # What can serve stays, for what is missing. What cannot may be in the place of just that.
+        holds = draft.needs.short
+    if holds:
         draft.waits.append(
             Wait(
                 key=f"held {pool.name}",
-                sentence=f"pool {pool.name} is not needed, but kept: {draft.needs.holds[0]}",
+                sentence=f"pool {pool.name} is not needed, but kept: {holds[0]}",
             )
         )
         return
@@ -229,12 +240,8 @@ def _retire(draft: _Draft, pool: Pool) -> None:
 
 def _drain(draft: _Draft, pool: Pool, keep: int, why: str) -> None:
     """Has the groups from ``keep`` on drain, and go once all are free."""
-    if pool.marked is None or pool.marked != keep:
-        back = [m for m in _marked(pool) if m.cordoned and m.state and m.index < keep]
-        for member in back:
-            draft.actions.append(UndrainWorker(worker=member.id, reason=why))
-        if not back:
-            draft.actions.append(MarkPool(pool=pool, first=keep, reason=why))
+    if pool.marked is None or pool.marked > keep:
+        draft.actions.append(MarkPool(pool=pool, first=keep, reason=why))
         return
     going = [m for m in pool.members if keep <= m.index]
     open_ = [m for m in going if m.state and not m.cordoned]
@@ -251,11 +258,6 @@ def _drain(draft: _Draft, pool: Pool, keep: int, why: str) -> None:
         draft.actions.append(DeletePool(pool=pool, reason=why))
     else:
         draft.actions.append(ShrinkPool(pool=pool, replicas=keep, reason=why))
-
-
-def _marked(pool: Pool) -> list[Member]:
-    first = pool.marked
-    return [] if first is None else [m for m in pool.members if m.index >= first]
 
 
 def _busy(member: Member) -> str:

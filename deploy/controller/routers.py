@@ -96,13 +96,14 @@ class RoutersApi:
         url: without a path.
         token: the admin token.
         ask_s: for one answer.
+        act_s: for one answer where something is changed; what is longer on its way than that is
+            given up.
     """
 
-    def __init__(self, url: str, token: str, *, ask_s: float = ASK_S) -> None:
+    def __init__(self, url: str, token: str, *, ask_s: float = ASK_S, act_s: float = ASK_S) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._timeout = aiohttp.ClientTimeout(total=ask_s)
-        self._ask_s = ask_s
+        self._ask_s, self._act_s = ask_s, act_s
         self._http: aiohttp.ClientSession | None = None
 
     async def agreement(self) -> Agreement:
@@ -173,13 +174,15 @@ class RoutersApi:
             # A connection of its own each time: behind a Service another router may answer, and one
             # that stops does not take a question with it.
             connector = aiohttp.TCPConnector(force_close=True)
-            self._http = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+            self._http = aiohttp.ClientSession(connector=connector)
+        limit_s = self._ask_s if method == "GET" else self._act_s
         try:
             async with self._http.request(
                 method,
                 self.url + path,
                 data=body,
                 headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=limit_s),
                 # A redirect would carry the token to wherever it points.
                 allow_redirects=False,
             ) as response:
@@ -192,7 +195,7 @@ class RoutersApi:
         except (aiohttp.ClientConnectorError, ConnectionError) as error:
             raise RoutersAway(f"nothing listens at {self.url}") from error
         except TimeoutError as error:
-            raise RoutersAway(f"no answer within {self._ask_s:g} s") from error
+            raise RoutersAway(f"no answer within {limit_s:g} s") from error
         except aiohttp.ClientError as error:
             raise RoutersAway(f"no sound answer: {error}") from error
         if status in (401, 403):

@@ -17,7 +17,7 @@ from baton.errors import SourceUnavailable
 from baton.kube import Json
 from deploy.controller.act import OURS
 from deploy.controller.cluster import CONFIGMAPS, EVENTS, MANAGER, Cluster, ClusterRefused
-from deploy.controller.picture import Picture
+from deploy.controller.picture import Picture, Pool
 from deploy.controller.plan import Plan
 from deploy.controller.settings import ControllerSettings
 
@@ -148,7 +148,7 @@ def status_of(picture: Picture, plan: Plan, holder: str) -> dict[str, str]:
     for pool in picture.pools:
         why = ", ".join(plan.needed.get(pool.name, ())) or "not needed"
         ready = f"{pool.ready_members()} of {pool.replicas} ready"
-        draining = "" if pool.marked is None else f", draining from group {pool.marked} on"
+        draining = _draining(pool)
         pools.append(f"{pool.name}: {ready}{draining}: {why}")
     return {
         "phase": plan.phase,
@@ -160,6 +160,14 @@ def status_of(picture: Picture, plan: Plan, holder: str) -> dict[str, str]:
         "waits": _lines(_steady(wait.sentence) for wait in plan.waits),
         "problems": _lines(picture.problems),
     }
+
+
+def _draining(pool: Pool) -> str:
+    """Which groups are on their way out."""
+    first = pool.marked
+    if first is None or not any(m.cordoned and m.index >= first for m in pool.members):
+        return ""
+    return f", draining from group {first} on"
 
 
 def _steady(sentence: str) -> str:

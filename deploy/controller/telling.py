@@ -11,6 +11,7 @@ from deploy.controller.actions import (
     DeletePool,
     MarkPool,
     NoteWish,
+    RaiseMark,
     ScalePool,
     ShrinkPool,
 )
@@ -40,7 +41,7 @@ def of_action(action: Action) -> Happening | None:
             return Happening("PoolScaledUp", f"Scaled up {told}")
         case DeletePool():
             return Happening("PoolDeleted", f"Deleted {told}")
-        case MarkPool() if action.first is not None:
+        case MarkPool() if not isinstance(action, RaiseMark):
             return Happening("PoolDraining", f"Draining {told}")
         case BeginSwitch():
             return Happening("SwitchBegun", f"Asked {told}")

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from baton.kube import Query
@@ -133,3 +134,14 @@ def condition(found: Json, kind: str) -> Json:
         if entry.get("type") == kind:
             return dict(entry)
     return {}
+
+
+def age_s(cluster: Cluster, found: Json) -> float:
+    """Since when an object is there, in seconds; 0 for one that does not say."""
+    made = found.get("metadata", {}).get("creationTimestamp")
+    return cluster.now() - seconds(made) if isinstance(made, str) else 0.0
+
+
+def seconds(stamp: str) -> float:
+    """A time as Kubernetes writes it, as seconds of the wall clock."""
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()

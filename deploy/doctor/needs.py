@@ -13,6 +13,10 @@ from deploy.lws.site_sections import AcceleratorSpec, RdmaSpec
 from profiles import ServingProfile, Transport
 
 LWS_CRD = "leaderworkersets.leaderworkerset.x-k8s.io"
+APPLY = (
+    "baton deploy render --profile PROFILE --overlay SITE --out DIR, then "
+    "kubectl apply --server-side -k DIR/overlays/SITE"
+)
 LWS_INSTALL = (
     "install the LeaderWorkerSet controller: kubectl apply --server-side -f the manifests.yaml of "
     "its latest release (github.com/kubernetes-sigs/lws)"

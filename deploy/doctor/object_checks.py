@@ -1,4 +1,5 @@
-"""Checks of what is in Baton's namespace: security level, tokens, profiles, volumes, pods, Events.
+"""Checks of what is in Baton's namespace: security level, tokens, profiles, volumes, sets,
+Events. Pods are in ``pod_checks``.
 
 What is not deployed yet is no fault: the namespace may be looked at before the first apply. Once
 the routers' Deployment is there, what belongs to it has to be there as well.
@@ -9,36 +10,33 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
-from datetime import datetime
 
 from baton.errors import ProfileError, SettingsError
 from baton.secrets import MIN_TOKEN_CHARS
-from deploy.doctor.cluster import OURS, Cluster, Json, condition, labels_of, name_of
+from deploy.doctor.cluster import (
+    OURS,
+    Cluster,
+    Json,
+    age_s,
+    condition,
+    labels_of,
+    name_of,
+    seconds,
+)
 from deploy.doctor.findings import Check, Said, many, note, ok, problem, warning
+from deploy.doctor.needs import APPLY
+from deploy.doctor.pod_checks import POD_CHECK
 from deploy.lws import names
+from deploy.lws.labels import LWS_NAME
 from deploy.lws.site import site_from_text
 from deploy.lws.site_sections import ClaimWeights, HubWeights
 from profiles import Transport, parse_profile
 
-_APPLY = (
-    "baton deploy render --profile PROFILE --overlay SITE --out DIR, then "
-    "kubectl apply --server-side -k DIR/overlays/SITE"
-)
 RECENT_S = 15 * 60.0
 _MOST_EVENTS = 5
 _STARTUP_S = 1800.0
 """How long workers may start where no site says."""
 _ENFORCE = "pod-security.kubernetes.io/enforce"
-
-_WAITING = {
-    "ImagePullBackOff": "see the image's name and tag in the site, and its pull_secret",
-    "ErrImagePull": "see the image's name and tag in the site, and its pull_secret",
-    "InvalidImageName": "correct the image in the site",
-    "CrashLoopBackOff": "kubectl logs --previous says why it ends",
-    "CreateContainerConfigError": "a Secret or ConfigMap that it names is missing, or a key of it",
-    "CreateContainerError": "kubectl describe pod says what the container runtime refuses",
-    "RunContainerError": "kubectl describe pod says what the container runtime refuses",
-}
 
 
 async def deployed(cluster: Cluster) -> bool:
@@ -113,7 +111,7 @@ async def configs(cluster: Cluster) -> Iterable[Said]:
     found = await cluster.get(cluster.here(f"api/v1/configmaps/{names.PROFILES}"))
     if found is None:
         if not await deployed(cluster):
-            return [note(f"no ConfigMap {names.PROFILES} yet", _APPLY)]
+            return [note(f"no ConfigMap {names.PROFILES} yet", APPLY)]
         said.append(
             problem(f"no ConfigMap {names.PROFILES}: routers have no profile", "apply it again")
         )
@@ -143,7 +141,7 @@ def _judge_profiles(data: dict[str, str]) -> Said:
         except ProfileError as error:
             wrong.append(error.message.splitlines()[0])
     active = data.get("active", "").strip()
-    edit = "kubectl edit configmap " + names.PROFILES
+    edit = f"correct {names.PROFILES} where it comes from, such as Git, and apply it"
     if wrong:
         return problem(
             f"{'; '.join(wrong)}", f"{edit}; `baton profile validate FILE` says the same beforehand"
@@ -197,75 +195,29 @@ async def pools(cluster: Cluster) -> Iterable[Said]:
         wanted = found.get("spec", {}).get("replicas", 1)
         status = found.get("status") or {}
         seen = f"{name_of(found)}: {status.get('readyReplicas', 0)} of {wanted} groups ready"
-        if not status.get("conditions") and _age_s(cluster, found) > 60:
+        if not status.get("conditions") and age_s(cluster, found) > 60:
             said.append(problem(f"{seen}; nobody has looked after it", "see the check lws"))
         elif status.get("readyReplicas", 0) < wanted:
             starting = _unchanged_s(cluster, found) < _startup_s(cluster)
             said.append(
                 note(f"{seen}; workers are starting", "models load for minutes; see the check pods")
                 if starting
-                else warning(seen, "see the check pods, and the workers' logs")
+                else warning(seen, f"see the check pods, and {_logs(cluster, found)}")
             )
         else:
             said.append(ok(seen))
     return said
 
 
-async def pods(cluster: Cluster) -> Iterable[Said]:
-    """Pods of ours that are not ready, and why."""
-    found = await cluster.items(cluster.here("api/v1/pods"), OURS)
-    if not found:
-        return [note("no pods of Baton here yet", _APPLY)]
-    said = [finding for pod in found if (finding := judge_pod(pod, cluster)) is not None]
-    return said or [ok(f"{many(len(found), 'pod')}, all ready")]
-
-
-def judge_pod(pod: Json, cluster: Cluster) -> Said | None:
-    """What is wrong with a pod, or None."""
-    name, status = name_of(pod), pod.get("status", {})
-    phase = status.get("phase")
-    describe = f"kubectl -n {cluster.namespace} describe pod {name}"
-    if phase == "Succeeded" or pod["metadata"].get("deletionTimestamp"):
-        return None
-    scheduled = condition(pod, "PodScheduled")
-    if scheduled.get("status") == "False":
-        reason, said = scheduled.get("reason", ""), scheduled.get("message", "")
-        if reason == "SchedulingGated":
-            return note(f"pod {name} waits to be let in (Kueue): {said}", f"{describe}")
-        return warning(f"pod {name} finds no node: {said}", "see the check nodes")
-    containers = [
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-    ]
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = str(waiting.get("reason", ""))
-        if reason in _WAITING:
-            return problem(
-                f"pod {name}: {reason} {waiting.get('message', '')}".rstrip(),
-                f"{_WAITING[reason]}; {describe}",
-            )
-    for container in containers:
-        ended = (container.get("lastState") or {}).get("terminated") or {}
-        if ended.get("reason") == "OOMKilled":
-            return problem(
-                f"pod {name}: its memory was not enough ({container.get('restartCount', 1)} "
-                "restarts)",
-                "raise memory_gib of its accelerator in the site; /dev/shm counts as well",
-            )
-    if phase == "Failed":
-        return problem(f"pod {name} failed: {status.get('reason', '')}", describe)
-    if condition(pod, "Ready").get("status") == "True":
-        return None
-    restarts = sum(int(container.get("restartCount", 0)) for container in containers)
-    if restarts:
-        return warning(
-            f"pod {name} is not ready, after {many(restarts, 'restart')}",
-            f"kubectl -n {cluster.namespace} logs --previous {name}",
-        )
-    return note(
-        f"pod {name} is starting (for {_age_s(cluster, pod):.0f} s)",
-        f"kubectl -n {cluster.namespace} logs {name}, if it takes longer than the model's load",
+def _logs(cluster: Cluster, found: Json) -> str:
+    """Where the logs of a set's workers are."""
+    size = found.get("spec", {}).get("leaderWorkerTemplate", {}).get("size", 1)
+    if size == 1:
+        return "the workers' logs"
+    # A group is made anew as a whole, which leaves neither a back-off nor a log of before.
+    return (
+        f"follow the logs, which go with the pods: kubectl -n {cluster.namespace} logs -f --prefix "
+        f"-l {LWS_NAME}={name_of(found)}"
     )
 
 
@@ -325,28 +277,19 @@ def _event_s(event: Json) -> float | None:
         (event.get("metadata") or {}).get("creationTimestamp"),
     ):
         if isinstance(stamp, str):
-            return _seconds(stamp)
+            return seconds(stamp)
     return None
-
-
-def _age_s(cluster: Cluster, found: Json) -> float:
-    made = found.get("metadata", {}).get("creationTimestamp")
-    return cluster.now() - _seconds(made) if isinstance(made, str) else 0.0
 
 
 def _unchanged_s(cluster: Cluster, found: Json) -> float:
     """Since an object was made, or one of its conditions became another."""
     stamps = [entry.get("lastTransitionTime") for entry in found["status"].get("conditions") or ()]
-    since = [cluster.now() - _seconds(stamp) for stamp in stamps if isinstance(stamp, str)]
-    return min([_age_s(cluster, found), *since])
+    since = [cluster.now() - seconds(stamp) for stamp in stamps if isinstance(stamp, str)]
+    return min([age_s(cluster, found), *since])
 
 
 def _startup_s(cluster: Cluster) -> float:
     return float(cluster.site.spec.startup_limit_s) if cluster.site else _STARTUP_S
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
 
 
 OBJECT_CHECKS: tuple[Check[Cluster], ...] = (
@@ -355,6 +298,6 @@ OBJECT_CHECKS: tuple[Check[Cluster], ...] = (
     Check("configs", "profiles and site in ConfigMaps", configs),
     Check("volumes", "the claim for weights", volumes),
     Check("pools", "groups that are ready", pools),
-    Check("pods", "pods that are not ready", pods),
+    POD_CHECK,
     Check("events", "recent warnings", events),
 )

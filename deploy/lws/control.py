@@ -16,7 +16,8 @@ from profiles import ServingProfile
 
 NAME = "controller"
 _HEALTH_PORT = 8002
-_ROUTER_ENV = f"/spec/template/spec/containers/0/env/{router.PROFILES_ENV}"
+_ROUTER_ENVS = "/spec/template/spec/containers/0/env"
+_ROUTER_ENV = f"{_ROUTER_ENVS}/{router.PROFILES_ENV}"
 
 
 def has_controller(site: Site) -> bool:
@@ -53,16 +54,18 @@ def controller(profile: ServingProfile, site: Site) -> Part | None:
         },
         patches=[
             Patch(
-                about="Routers start from what the controller says that serves.",
+                about="Routers start from what the controller says that serves, and take nothing "
+                "there for a proposal later.",
                 target=Target("Deployment", name=names.ROUTER),
                 ops=[
                     {"op": "test", "path": f"{_ROUTER_ENV}/name", "value": "BATON_PROFILES"},
                     replace(f"{_ROUTER_ENV}/value", f"configmap:{names.ACTIVE}"),
+                    add(f"{_ROUTER_ENVS}/-", {"name": "BATON_PROFILES_AT_START", "value": "true"}),
                 ],
             ),
             *_free_replicas(profile, site),
             Patch(
-                about="They read that one, and tell beside it.",
+                about="They read that one.",
                 target=Target("Role", name=names.ROUTER),
                 ops=[
                     replace("/rules/0/resourceNames/0", names.ACTIVE),
@@ -184,8 +187,9 @@ def _role(site: Site) -> Json:
         _rule("policy", ["poddisruptionbudgets"], _MAKES),
     ]
     scaling = site.spec.autoscaling.kind
-    if scaling == "hpa":
-        rules.append(_rule("autoscaling", ["horizontalpodautoscalers"], _MAKES))
+    # Also where the site makes none: a pool that somebody's autoscaler sizes is left to it.
+    autoscalers = _MAKES if scaling == "hpa" else ["list"]
+    rules.append(_rule("autoscaling", ["horizontalpodautoscalers"], autoscalers))
     if scaling == "keda":
         rules.append(_rule("keda.sh", ["scaledobjects"], _MAKES))
     if site.spec.dra:

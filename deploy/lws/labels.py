@@ -27,6 +27,8 @@ PROFILE_VERSION: Final = "baton.serving/profile-version"
 
 LWS_NAME: Final = "leaderworkerset.sigs.k8s.io/name"
 LWS_WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
+LWS_GROUP_KEY: Final = "leaderworkerset.sigs.k8s.io/group-key"
+"""A value for each group, on its leader and its followers alike."""
 LWS_EXCLUSIVE_TOPOLOGY: Final = "leaderworkerset.sigs.k8s.io/exclusive-topology"
 
 ROUTER: Final = "router"

@@ -44,7 +44,7 @@ def nodes(profile: ServingProfile, site: Site) -> Part:
             _without_repetition(_pool_patch(site, role, spec), pools.pool(profile, role))
             for role, spec in profile.spec.pools.by_role.items()
         ),
-        _without_repetition(_router_patch(site), router.deployment(profile)),
+        _without_repetition(_router_patch(profile, site), router.deployment(profile)),
         *_access_patches(site),
     ]
     return Part(
@@ -98,10 +98,10 @@ def _pool_patch(site: Site, role: Role, pool: PoolSpec) -> Patch:
     accelerator = site.accelerator(pool.accelerator)
     devices = pool.devices // pool.nodes
     return Patch(
-        about=_about(pool, accelerator, devices),
+        about=_about(pool, accelerator, devices) + _about_topology(site, pool),
         target=pool_target(role),
         ops=[
-            *_topology(site, pool),
+            *_topology(site, role, pool),
             *_placement(accelerator),
             *_container(site, accelerator, devices),
             *_common(site, _POD, _CONTAINER, _REGISTRY_ENV, "BATON_REGISTRY"),
@@ -118,10 +118,39 @@ def _about(pool: PoolSpec, accelerator: AcceleratorSpec, devices: int) -> str:
     return f"A worker is {machines} with {devices} x {pool.accelerator}{each}."
 
 
-def _topology(site: Site, pool: PoolSpec) -> Iterator[Json]:
-    if pool.nodes > 1 and site.spec.topology_key:
-        key = escaped(labels.LWS_EXCLUSIVE_TOPOLOGY)
-        yield add(f"/metadata/annotations/{key}", site.spec.topology_key)
+def _about_topology(site: Site, pool: PoolSpec) -> str:
+    key = site.spec.topology_key
+    if pool.nodes == 1 or key is None:
+        return ""
+    if not site.spec.topology_exclusive:
+        return f" They share one {key} where there is room."
+    return (
+        f" Each worker has one {key} to itself, where no other worker of the namespace is: "
+        f"{pool.replicas} of them for this pool, and others for all other pools. A rollout takes "
+        "one away before it makes another, which would find none."
+    )
+
+
+def _topology(site: Site, role: Role, pool: PoolSpec) -> Iterator[Json]:
+    key = site.spec.topology_key
+    if pool.nodes == 1 or key is None:
+        return
+    if site.spec.topology_exclusive:
+        rollout = "/spec/rolloutStrategy/rollingUpdateConfiguration"
+        yield add(f"/metadata/annotations/{escaped(labels.LWS_EXCLUSIVE_TOPOLOGY)}", key)
+        yield replace(f"{rollout}/maxSurge", 0)
+        yield replace(f"{rollout}/maxUnavailable", 1)
+        return
+    # LeaderWorkerSet 0.10 has no placement but the exclusive one. A wish and no demand, because
+    # nobody sees to it that where a group's first pod goes there is room for all; Kueue does.
+    same_group: Json = {
+        "labelSelector": {"matchLabels": labels.selector(role)},
+        "matchLabelKeys": [labels.LWS_GROUP_KEY],
+        "topologyKey": key,
+    }
+    wishes = [{"weight": 100, "podAffinityTerm": same_group}]
+    name = "preferredDuringSchedulingIgnoredDuringExecution"
+    yield add(f"{_POD}/affinity", {"podAffinity": {name: wishes}})
 
 
 def _placement(accelerator: AcceleratorSpec) -> Iterator[Json]:
@@ -186,7 +215,7 @@ def _secret_url(store: StoreUrlSpec) -> Json:
     return {"secretKeyRef": {"name": store.url_secret, "key": "url"}}
 
 
-def _router_patch(site: Site) -> Patch:
+def _router_patch(profile: ServingProfile, site: Site) -> Patch:
     spec = site.spec.routers
     resources = f"{_ROUTER}/resources"
     memory = gib(spec.memory_gib)
@@ -212,6 +241,11 @@ def _router_patch(site: Site) -> Patch:
             replace(f"{resources}/requests/cpu", cores(spec.cpu * spec.processes)),
             replace(f"{resources}/requests/memory", memory),
             replace(f"{resources}/limits/memory", memory),
+            replace(
+                f"{_ROUTER_POD}/terminationGracePeriodSeconds",
+                router.grace_s(profile, spec.endpoints_s),
+            ),
+            replace(f"{_ROUTER}/lifecycle/preStop/sleep/seconds", spec.endpoints_s),
             *(add(f"{_ROUTER}/env/-", variable) for variable in env),
             *_common(site, _ROUTER_POD, _ROUTER, router.STORE_ENV, "BATON_STORE"),
         ],

@@ -9,7 +9,8 @@ from typing import Final
 
 _POD: Final = {
     "terminationGracePeriodSeconds": "The drain, the engine's stop, and a margin.",
-    "startupProbe": "Until the engine has generated for the first time; weights load for minutes.",
+    "startupProbe": "Until the process has its weights, and answers. How long engines and groups "
+    "may take from then on, it knows by itself.",
     "readinessProbe": "Ready is an engine that has really generated. A follower asks its leader.",
     "livenessProbe": "Fails when the supervisor hangs or another pod of the group is lost, on "
     "which the pod ends by itself as a rule: the group is then made anew as a whole.",
@@ -20,6 +21,8 @@ _POOL: Final = {
     "startupPolicy": "Not LeaderReady: a leader is ready when its followers have joined it.",
     "rollingUpdateConfiguration": "A new worker is ready before an old one goes, for which nodes "
     "have to be free. Where there are none: maxSurge 0, maxUnavailable 1.",
+    "restartPolicy": "None where a worker is one pod: the kubelet restarts it, waits longer from "
+    "try to try, and keeps the last one's log. A group of several is made anew as a whole.",
     "size": "Pods of one worker: the leader, and a follower for each further machine.",
     **_POD,
 }

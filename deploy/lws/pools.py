@@ -53,10 +53,20 @@ def pool_spec(profile: ServingProfile, role: Role, spec: PoolSpec) -> Json:
         },
         "leaderWorkerTemplate": {
             "size": spec.nodes,
-            "restartPolicy": "RecreateGroupOnPodRestart",
+            "restartPolicy": _restart_policy(spec),
             "workerTemplate": pod_template(profile, role, spec),
         },
     }
+
+
+def _restart_policy(spec: PoolSpec) -> str:
+    """What becomes of a group when a container in it ends.
+
+    A group of several is made anew as a whole: ranks that are half there hang. A worker of one pod
+    is the kubelet's business: LeaderWorkerSet would delete the pod at each restart, and with it the
+    back-off between tries, the log of the last one, and what the engine had compiled.
+    """
+    return "None" if spec.nodes == 1 else "RecreateGroupOnPodRestart"
 
 
 def disruption_budget(role: Role) -> Json:

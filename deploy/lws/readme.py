@@ -49,6 +49,10 @@ def readme(tree: Tree) -> str:
     lines += [
         "```",
         "",
+        "Where the tree newly leaves the pools' sizes to a controller or an autoscaler, share them "
+        "first,",
+        "or groups go that serve (docs/kubernetes/README.md, *Handing the size of pools over*).",
+        "",
         "To change something, change the profile or the site and render again:",
         f"`baton deploy render --profile {tree.profile} --out FOLDER`.",
     ]

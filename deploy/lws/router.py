@@ -10,6 +10,7 @@ import math
 from typing import Final
 
 from deploy.lws import labels, names
+from deploy.lws.site_sections import ENDPOINTS_S
 from deploy.lws.tree import Json
 from deploy.lws.worker_pod import (
     container_security,
@@ -30,14 +31,11 @@ STORE_ENV: Final = 2
 
 _START: Final = "/etc/baton/profile"
 
-_ENDPOINTS_S: Final = 5
-"""Until proxies and balancers have taken a pod that ends out of their lists."""
 _MARGIN_S: Final = 10
 
 
 def deployment(profile: ServingProfile) -> Json:
     """The router's Deployment."""
-    drain_s = math.ceil(profile.spec.limits.drain_s)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -57,7 +55,7 @@ def deployment(profile: ServingProfile) -> Json:
                 "spec": {
                     "serviceAccountName": names.ROUTER,
                     "securityContext": pod_security(),
-                    "terminationGracePeriodSeconds": _ENDPOINTS_S + drain_s + _MARGIN_S,
+                    "terminationGracePeriodSeconds": grace_s(profile, ENDPOINTS_S),
                     "topologySpreadConstraints": [
                         _spread("kubernetes.io/hostname"),
                         _spread("topology.kubernetes.io/zone"),
@@ -72,6 +70,12 @@ def deployment(profile: ServingProfile) -> Json:
             },
         },
     }
+
+
+def grace_s(profile: ServingProfile, endpoints_s: int) -> int:
+    """``terminationGracePeriodSeconds``: until nobody sends requests here any more, the drain, and
+    a margin."""
+    return endpoints_s + math.ceil(profile.spec.limits.drain_s) + _MARGIN_S
 
 
 def _spread(key: str) -> Json:
@@ -111,7 +115,9 @@ def _container() -> Json:
             "limits": {"memory": "1Gi"},
         },
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": "http"},
+            # Workers or not: routers that leave the Service hold nobody's request until workers
+            # come, and an autoscaler that wakes pools by what waits would see nothing.
+            "httpGet": {"path": "/readyz?workers=0", "port": "http"},
             "periodSeconds": 2,
             "timeoutSeconds": 2,
         },
@@ -120,7 +126,7 @@ def _container() -> Json:
             "initialDelaySeconds": 10,
             "timeoutSeconds": 5,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": _ENDPOINTS_S}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": ENDPOINTS_S}}},
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "profile", "mountPath": _START, "readOnly": True},
@@ -135,7 +141,7 @@ def services() -> list[Json]:
     admin = _service(
         names.ROUTER_ADMIN, {"name": "admin", "port": names.ADMIN_PORT, "targetPort": "admin"}
     )
-    # A router without workers is not ready, and the controller asks it all the same.
+    # A router that has not read its store is not ready, and operators ask it all the same.
     admin["spec"]["publishNotReadyAddresses"] = True
     return [_service(names.ROUTER, {"name": "http", "port": 80, "targetPort": "http"}), admin]
 

@@ -133,15 +133,24 @@ class SiteSpec(Section):
     )
     topology_key: LabelKey | None = Field(
         default=None,
-        description="Node label of the domain that a group of several machines has to itself, such "
-        "as one rack or one placement group. Default: none, groups are put anywhere.",
+        description="Node label of the domain that the machines of a group should share, such as "
+        "one rack or one placement group: its pods go where the first of them is, if there is "
+        "room. Default: none, groups are put anywhere.",
+    )
+    topology_exclusive: bool = Field(
+        default=False,
+        description="Whether a group has such a domain to itself, for certain, by "
+        "LeaderWorkerSet's exclusive placement. No other worker of the namespace goes there, nor "
+        "this group where one is, so that it takes as many domains as there are groups, and more "
+        "for all other pools. Default: false.",
     )
     startup_limit_s: int = Field(
         default=1800,
         ge=30,
         le=_MAX_DAY_S,
-        description="How long a worker may take to start before it is restarted, in seconds. "
-        "Default: 1800, the download and the load of a large model.",
+        description="How long a worker's process may take to fetch and read its weights before it "
+        "is restarted, in seconds; its engine has half an hour of its own. Default: 1800, the "
+        "download of a large model.",
     )
     image_nodes: ImageNodes = Field(
         default={},
@@ -234,6 +243,8 @@ def _findings(spec: SiteSpec) -> Iterator[Finding]:
             yield ("autoscaling", role, "min"), f"must not be more than max ({section.max})"
         if section.zero and scaling.kind != "keda":
             yield ("autoscaling", role, "zero"), "needs autoscaling.kind keda"
+    if spec.topology_exclusive and spec.topology_key is None:
+        yield ("topology_key",), "is required with topology_exclusive"
     if len(set(spec.monitoring)) < len(spec.monitoring):
         yield ("monitoring",), "names one twice"
     queue = spec.queue

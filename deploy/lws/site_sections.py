@@ -39,6 +39,9 @@ SITE_PATTERNS = {
 }
 """A sentence for each kind of name that sites have and profiles have not."""
 
+ENDPOINTS_S = 5
+"""As in the base; a site may say otherwise."""
+
 _MAX_NAME = 253
 _MAX_CORES = 1024
 _MAX_GIB = 16_384
@@ -266,6 +269,14 @@ class RouterSpec(Section):
         description="Where traces go, as OTLP over HTTP, such as http://collector:4318. Default: "
         "none, no traces.",
     )
+    endpoints_s: int = Field(
+        default=ENDPOINTS_S,
+        ge=1,
+        le=600,
+        description="How long a router that is to end still takes requests, in seconds: until "
+        "whatever sends them has noticed. Default: 5, enough for a Service; a load balancer that "
+        "reaches pods directly takes longer (GKE's gateways: 40).",
+    )
 
 
 class RedisSpec(Section):
@@ -364,7 +375,9 @@ class GcsFuseWeights(Section):
         default=200,
         ge=1,
         le=16_384,
-        description="Size of the driver's file cache on the node's disk, in GiB. Default: 200.",
+        description="Size of the driver's file cache on the node's disk, in GiB. Default: 200. A "
+        "pod asks for 20 GiB more: smaller disks of nodes take smaller caches, the model's size at "
+        "least.",
     )
 
 

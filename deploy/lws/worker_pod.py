@@ -127,7 +127,7 @@ def _container(profile: ServingProfile, role: Role, pool: PoolSpec) -> Json:
             "limits": {"memory": "4Gi"},
         },
         "startupProbe": {
-            "httpGet": {"path": "/readyz", "port": "health"},
+            "httpGet": {"path": "/livez", "port": "health"},
             "periodSeconds": PROBE_PERIOD_S,
             "failureThreshold": STARTUP_LIMIT_S // PROBE_PERIOD_S,
         },

@@ -128,11 +128,11 @@ class Conductor:
     async def start(self) -> None:
         """Agrees with those that are there, or is the first; after the first look at the store."""
         await self.proposals.start()
-        wanted = self.proposals.wanted
+        wanted = self.proposals.begins_with
         if wanted is not None and wanted.version != self.agreed.active.version:
             self.agreed = first(wanted)
             self._follow()
-        if wanted is not None:
+        if self.proposals.wanted is not None:
             self.agreed = msgspec.structs.replace(self.agreed, proposal=self.proposals.digest)
         try:
             await self._beat()

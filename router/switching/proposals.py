@@ -43,6 +43,9 @@ class Proposals:
     ) -> None:
         ref = settings.profiles
         self._source: ProfileSource | None = None if ref is None else open_source(ref, clock)
+        self._at_start = settings.profiles_at_start
+        self._begins_with: ServingProfile | None = None
+        self._adapt = settings.adapt
         self._catalog = Catalog(settings.adapt)
         self._started = settings.profile
         self._on_change = on_change
@@ -60,7 +63,14 @@ class Proposals:
     @property
     def where(self) -> str:
         """The source, for people; empty for none."""
-        return "" if self._source is None else self._source.describe()
+        if self._source is None:
+            return ""
+        return self._source.describe() + (" (at the start only)" if self._at_start else "")
+
+    @property
+    def begins_with(self) -> ServingProfile | None:
+        """What the source says to serve by where nothing is agreed on yet."""
+        return self._begins_with if self._at_start else self._catalog.wanted
 
     @property
     def wanted(self) -> ServingProfile | None:
@@ -101,19 +111,35 @@ class Proposals:
         return dict(sorted(found.items()))
 
     async def start(self) -> None:
-        """Reads the source for the first time, and follows it from now on."""
+        """Reads the source for the first time, and follows it from now on, unless it is for the
+        start only."""
         if self._source is None:
             return
         try:
             async with asyncio.timeout(_FIRST_READ_S):
-                self._take(await self._source.read())
+                bundle = await self._source.read()
+                if self._at_start:
+                    self._begin_with(bundle)
+                else:
+                    self._take(bundle)
         except Exception as error:
             what = error.message if isinstance(error, BatonError) else repr(error)
             log.warning("profiles cannot be read yet, starting without: %s", what)
+        if self._at_start:
+            return
         self._task = asyncio.create_task(self._follow(self._source), name="profile-source")
         self._telling = asyncio.create_task(
             self._tell_all(self._source), name="tell-profile-source"
         )
+
+    def _begin_with(self, bundle: Bundle) -> None:
+        """Of a source for the start only: nothing of it is kept as proposed, wanted or wrong. What
+        it holds follows what routers agree on, and would lead back whenever it comes late."""
+        catalog = Catalog(self._adapt)
+        for problem in catalog.take(bundle).problems:
+            log.error("refused: %s", problem)
+        self._begins_with = catalog.wanted
+        self._started = catalog.wanted or self._started
 
     async def _follow(self, source: ProfileSource) -> None:
         while True:
@@ -148,7 +174,7 @@ class Proposals:
     def tell(self, agreed: State, leads: bool) -> None:
         """Has the source show operators what became of it; one router of all does. Does not wait:
         a source that answers slowly holds nothing up."""
-        if self._source is None:
+        if self._source is None or self._at_start:
             return
         ended, self._reported = self._reported, {report.number for report in agreed.history}
         refused, self._refused = self._refused, frozenset(self.problems)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from baton.engine import Device, EngineSpec, server
 from baton.types import EngineId, Load, Role
-from baton.worker import WorkerOptions, WorkerPlan, cli, worker_app
+from baton.worker import WorkerOptions, WorkerPlan, cli, worker, worker_app
 from baton.worker.members import Timing
 from tests.fakes.worker_records import worker_record
 
@@ -80,6 +80,7 @@ def main() -> None:
     """Runs as a worker process."""
     server.command = fake_command  # type: ignore[attr-defined]
     server._POLL_S = server._WATCH_S = 0.05
+    worker._SETTLE_S = 0.2
     cli.run_worker = functools.partial(cli.run_worker, timing=QUICK)  # type: ignore[attr-defined]
     busy = Path(os.environ[BUSY_VARIABLE])
     worker_app("fake", "A worker with a fake engine.", lambda o: fake_plan(o, busy))()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from baton.kube import Access, KubeApi
-from baton.types import Load, Role, WorkerState
+from baton.types import Load, Role, WorkerId, WorkerState
 from deploy.controller import ControllerSettings
 from deploy.controller.settings import Rules
 from deploy.lws import labels, names
@@ -61,7 +61,7 @@ spec:
   limits: {{in_flight: 64, drain_s: 1}}
   flow: {{worker_wait_s: 5, slots_factor: 10}}
   routing: {{prefix: "off"}}
-  switch: {{prepare_s: 20, canary_share: 0.4, hold_s: 0.3, canary_s: 3, min_requests: 3}}
+  switch: {{prepare_s: 20, canary_share: 0.4, hold_s: 0.3, canary_s: 1, min_requests: 3}}
 """
 
 
@@ -113,6 +113,7 @@ class PlayedLws:
         killed: ids of the workers that were killed, in order.
         start_s: how long a group takes until it serves.
         stuck: ids of workers that never get ready.
+        silent: whether what is killed says nothing of it, so that its cordon stays in the store.
     """
 
     def __init__(self, api: FakeKubernetes, c: Cluster) -> None:
@@ -120,6 +121,7 @@ class PlayedLws:
         self.killed: list[str] = []
         self.start_s = 0.3
         self.stuck: set[str] = set()
+        self.silent = False
         self._api = api
         self._c = c
         self._groups: dict[str, Group] = {}
@@ -156,7 +158,8 @@ class PlayedLws:
                 self._begin(worker, wanted[worker])
             for name, lws in found.items():
                 self._tell(name, lws)
-            await asyncio.sleep(0.03)
+            # Each turn copies all pools, which is the dearest of what happens here.
+            await asyncio.sleep(0.06)
 
     def _begin(self, worker: str, role: Role) -> None:
         engine = self._engines.get(worker)
@@ -189,6 +192,8 @@ class PlayedLws:
         await asyncio.gather(group.task, return_exceptions=True)
         await group.engine.kill()
         await self._c.remove(group.engine)
+        if self.silent:
+            await self._c.state.store.cordon(WorkerId(worker))
         self.killed.append(worker)
 
     def _held(self, worker: str, engine: FakeEngine) -> str:
@@ -295,7 +300,7 @@ class World:
             "admin_url": self.c.server.admin.url,
             "admin_token": ADMIN_KEY,
             "lease_s": 15,
-            "poll_s": 1.0,
+            "poll_s": 0.3,
             "busy_poll_s": 0.1,
             "rules": Rules(retire_s=0.3, settle_s=0.6, absent_s=0.2),
         }
@@ -373,7 +378,7 @@ class World:
         ends_s = time.monotonic() + timeout_s
         while why := self.unfinished(text):
             assert time.monotonic() < ends_s, f"{why}; {self.status()}; {self.lws.violations}"
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
@@ -400,7 +405,14 @@ async def world(
             # Routers start from what the controller writes down, as in a cluster.
             patch.setenv("KUBECONFIG", str(kubeconfig))
             source = f"configmap:{NAMESPACE}/{names.ACTIVE}"
-            routers = cluster(profile=start, prefills=0, decodes=0, register=False, profiles=source)
+            routers = cluster(
+                profile=start,
+                prefills=0,
+                decodes=0,
+                register=False,
+                profiles=source,
+                profiles_at_start=True,
+            )
             c = await stack.enter_async_context(routers)
         lws = PlayedLws(api, c)
         made = World(api, c, lws, Clients(c), kubeconfig)

@@ -372,6 +372,7 @@ async def cluster(
     tenants: Path | None = None,
     store: str = "memory://",
     profiles: str | None = None,
+    profiles_at_start: bool = False,
 ) -> AsyncIterator[Cluster]:
     """A running cluster.
 
@@ -383,7 +384,7 @@ async def cluster(
         clock: for the leases of the fake engines, if they are to run out.
         make: builds an engine; else a plain one that tokenizes as the folder says.
         tenants: the tenants file; without it the router is open.
-        store, profiles: of the router's settings.
+        store, profiles, profiles_at_start: of the router's settings.
     """
     fleet = Fleet(clock) if clock else Fleet()
     settings = _profile(profile, replace)
@@ -398,6 +399,7 @@ async def cluster(
             admin_token=ADMIN_KEY,
             tenants=keys,
             profiles=profiles,
+            profiles_at_start=profiles_at_start,
         )
     )
     complaints = Complaints()

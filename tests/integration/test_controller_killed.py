@@ -1,6 +1,6 @@
 """The controller as a process of its own, killed at random points of a switch, under load.
 
-``BATON_CONTROLLER_KILLS`` says how often (default 6); ``-s`` prints the table.
+``BATON_CONTROLLER_KILLS`` says how often (default 4); ``-s`` prints the table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.integration.controller_cluster import (
     world,
 )
 
-KILLS = int(os.environ.get("BATON_CONTROLLER_KILLS", "6"))
+KILLS = int(os.environ.get("BATON_CONTROLLER_KILLS", "4"))
 SEED = int(os.environ.get("BATON_CONTROLLER_SEED", "6"))
 PATIENCE_S = 60.0
 
@@ -84,7 +84,7 @@ class Process:
                 *("--admin", self._w.c.server.admin.url, "--namespace", NAMESPACE),
                 *("--identity", "controller-0", "--health-port", "0"),
                 *("--retire", "300ms", "--settle", "600ms"),
-                *("--poll", "1s", "--busy-poll", "100ms"),
+                *("--poll", "300ms", "--busy-poll", "100ms"),
                 env={**os.environ, **TOKENS, "KUBECONFIG": str(self._w.kubeconfig)},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

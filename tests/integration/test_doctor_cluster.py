@@ -16,7 +16,7 @@ import pytest
 from baton.cli.doctor import Plan, Wanted, run_cluster
 from baton.kube import Access, KubeApi
 from deploy.doctor import CLUSTER_CHECKS, Cluster, Finding, Level, NoRouter, examine_cluster
-from deploy.lws.site import load_site
+from deploy.lws.site import Site, load_site
 from profiles import TransferSpec, resolve_profile
 from tests.fakes.kubernetes_api import NOBODY, FakeKubernetes, Row, custom
 
@@ -88,6 +88,14 @@ def pod(**status: Any) -> dict[str, Any]:
     }
     made = {"labels": OURS, "creationTimestamp": stamp(NOW - 300)}
     return {"metadata": made, "spec": {}, "status": {**ready, **status}}
+
+
+def locking_site() -> Site:
+    """The site "onprem" whose RDMA pods get the capability IPC_LOCK."""
+    site = load_site("onprem")
+    assert site.spec.rdma is not None
+    rdma = site.spec.rdma.model_copy(update={"ipc_lock": True})
+    return site.model_copy(update={"spec": site.spec.model_copy(update={"rdma": rdma})})
 
 
 def not_ready(**more: Any) -> dict[str, Any]:
@@ -182,7 +190,7 @@ class Patient:
             transfer = TransferSpec(transport="rdma")  # type: ignore[arg-type]
             spec = profile.spec.model_copy(update={"transfer": transfer})
             profile = profile.model_copy(update={"spec": spec})
-        site = load_site("onprem" if self.profile == "rdma" else "gke")
+        site = locking_site() if self.profile == "rdma" else load_site("gke")
         try:
             cluster = Cluster(api, SPACE, profile, site, self.ask, lambda: NOW)
             return await examine_cluster(CLUSTER_CHECKS, cluster)
@@ -365,12 +373,12 @@ FAULTS: list[tuple[str, Callable[[Patient], Any], str, Level, str, str]] = [
             "configmaps", "baton-profiles",
             {"data": {"active": "demo", "demo.yaml": PROFILE, "b.yaml": "kind: Other\n"}},
         ),
-        "configs", Level.PROBLEM, "baton-profiles/b.yaml", "baton profile check",
+        "configs", Level.PROBLEM, "baton-profiles/b.yaml", "baton profile validate",
     ),
     (
         "an active profile that is not there",
         change("configmaps", "baton-profiles", {"data": {"active": "x", "demo.yaml": PROFILE}}),
-        "configs", Level.PROBLEM, "active is 'x'; there are demo", "kubectl edit",
+        "configs", Level.PROBLEM, "active is 'x'; there are demo", "such as Git",
     ),
     (
         "a wrong site",

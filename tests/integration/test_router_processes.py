@@ -204,6 +204,8 @@ async def test_two_processes_look_like_one_router(
     a drain is known to both at once; the metrics are everybody's."""
     decode = engines[1]
     decode.token_s = 1.0
+    for asked, status in ((0, 200), (1, 200), (2, 503)):
+        assert (await pair_router.get(f"/readyz?workers={asked}"))[0] == status
     async with streams(pair_router) as answers:
         status, told = await pair_router.get("/admin/status")
         assert status == 200

@@ -11,6 +11,7 @@ import pytest
 from baton.registrar import HttpRegistrar, heartbeat_loop
 from baton.types import Limits, WorkerRecord, WorkerState
 from tests.fakes.engine import KEY, MODEL, Trouble
+from tests.fakes.redis_server import RedisServer
 from tests.fakes.waiting import until
 from tests.integration.router_cluster import (
     LONG,
@@ -201,6 +202,48 @@ async def test_health_and_readiness() -> None:
         answer = await c.call("GET", "/readyz")
         assert answer.status == 200
         assert answer.json["ready_workers"] == {"prefill": 1, "decode": 1}
+
+
+@pytest.mark.parametrize(("asked", "decodes", "status"), [
+    (0, 0, 200), (0, 1, 200), (1, 0, 503), (1, 1, 200), (2, 1, 503), (2, 2, 200),
+])  # fmt: skip
+async def test_readiness_means_as_many_workers_as_asked(
+    asked: int, decodes: int, status: int
+) -> None:
+    """Of those that can answer: prefill workers do not count. With none asked for, a router that
+    has read its store is ready, and holds requests until workers come; one that stops is not."""
+    async with cluster(decodes=max(decodes, 1), register=False) as c:
+        await c.register(c.p)
+        for engine in c.decodes[:decodes]:
+            await c.register(engine)
+        for call in (c.call, c.admin):
+            assert (await call("GET", f"/readyz?workers={asked}")).status == status
+        c.state.stopping = True
+        assert (await c.call("GET", f"/readyz?workers={asked}")).json["status"] == "stopping"
+        c.state.stopping = False
+
+
+@pytest.mark.parametrize("asked", ["-1", "many", ""])
+async def test_readiness_asked_wrongly(asked: str) -> None:
+    """A number of workers that is none is the asker's mistake, and said so."""
+    async with cluster(register=False) as c:
+        answer = await c.call("GET", f"/readyz?workers={asked}")
+        assert answer.status == 400
+        assert "workers" in answer.error["message"]
+
+
+async def test_a_router_that_never_read_its_store_is_not_ready() -> None:
+    """With a store that was away from the start nobody knows whether there are workers; once read,
+    it may go away again."""
+    redis = RedisServer()
+    async with cluster(register=False, store=redis.url) as c:
+        answer = await c.call("GET", "/readyz?workers=0")
+        assert (answer.status, answer.json["status"]) == (503, "no store")
+        with redis:
+            await until(lambda: not c.state.pool.is_lost)
+            assert (await c.call("GET", "/readyz?workers=0")).status == 200
+        await until(lambda: c.state.pool.is_lost)
+        assert (await c.call("GET", "/readyz?workers=0")).status == 200
 
 
 async def test_readiness_of_a_standard_profile() -> None:

@@ -17,17 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import psutil
 import pytest
+from aiohttp import web
 
 from baton.engine import EngineSpec, server
-from baton.errors import NotAuthorized
+from baton.errors import NotAuthorized, SettingsError, WorkerUnreachable
 from baton.settings import free_port
 from baton.types import WorkerId, WorkerRecord, WorkerState
 from baton.worker import GroupPlace, WorkerOptions, worker
+from baton.worker import follower as follower_module
+from baton.worker import leader as leader_module
 from baton.worker.follower import Follower
 from baton.worker.group import GROUP_LOST
 from baton.worker.leader import Leader
+from baton.worker.members import Answer, Phase
 from baton.worker.run import run_alone
 from baton.worker.stops import Stops
 from tests.fakes.group_member import QUICK, fake_command, fake_plan
@@ -54,7 +59,7 @@ class Registry:
 
     async def withdraw(self, worker_id: WorkerId) -> None:
         # A registry takes its time, in which the rest of the group goes on.
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.2)
         self.withdrawn = True
 
     async def close(self) -> None:
@@ -300,12 +305,14 @@ async def test_a_follower_alone_is_asked_to_stop(group: Group) -> None:
     assert await group.statuses() == [0, 0]
 
 
-async def test_asked_twice(group: Group) -> None:
-    """Whoever asks a second time does not wait for what is in flight."""
+@pytest.mark.parametrize("times", [(2, 2), (1, 2)], ids=["both", "follower"])
+async def test_asked_twice(group: Group, times: tuple[int, int]) -> None:
+    """Whoever asks a second time does not wait for what is in flight. A follower that goes sooner
+    than its leader, which is about to go as well, is no loss."""
     await group.ready()
     group.busy.touch()
-    for _ in range(2):
-        for stops in group.stops:
+    for stops, number in zip(group.stops, times, strict=True):
+        for _ in range(number):
             stops.on_signal()
     assert await group.statuses() == [0, 0]
 
@@ -335,8 +342,154 @@ async def test_a_follower_of_another_profile(
     caplog.set_level("INFO", "baton.worker.group")
     group.start_leader()
     group.start_follower(profile_version="v2")
-    await until(lambda: "differ in profile, model or engine version" in caplog.text)
+    await until(lambda: "differ in profile, model, engine flags" in caplog.text)
     assert group.specs == []
+
+
+async def test_a_follower_of_another_group(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    """An address that is used again, or a wrong one, led it here: it is refused, and a group that
+    runs does not notice."""
+    caplog.set_level("INFO", "baton.worker.group")
+    await group.ready()
+    stranger = group.options(1)
+    assert stranger.group is not None
+    stranger = dataclasses.replace(
+        stranger, health_port=0, group=dataclasses.replace(stranger.group, leader="127.0.0.1")
+    )
+    follower = Follower(stranger, fake_plan(stranger, group.busy), Stops(), timing=QUICK)
+    task = asyncio.create_task(follower.run())
+    try:
+        await until(lambda: "the group of 127.0.0.1:" in caplog.text)
+        await asyncio.sleep(0.2)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not follower.tether.joined
+    assert group.leader is not None
+    assert group.leader.roster.phase is Phase.RUNNING
+    # Nor does it take a member of the leader's own earlier life for one that was started again.
+    stale = dataclasses.replace(group.options(1), health_port=0)
+    beat = Follower(stale, fake_plan(stale, group.busy), Stops(), timing=QUICK)._beat()
+    told = group.leader.hear(msgspec.structs.replace(beat, run="an earlier one"))
+    assert isinstance(told, Answer)
+    assert told.run != "an earlier one"
+    refusal = group.leader.hear(msgspec.structs.replace(beat, run="another", group="another"))
+    assert isinstance(refusal, str)
+    assert group.leader.roster.phase is Phase.RUNNING
+
+
+class Elsewhere:
+    """Something that answers at a leader's address, and is none."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.port = port()
+        self._answer = (status, body)
+
+    async def beat(self, request: web.Request) -> web.Response:
+        status, body = self._answer
+        return web.Response(status=status, body=body, content_type="application/json")
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_post("/group/beat", self.beat)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "joined", "error"),
+    [
+        (401, b"{}", False, NotAuthorized),
+        (401, b"{}", True, WorkerUnreachable),
+        (200, b'{"run": "\xff\xfe"}', True, WorkerUnreachable),
+        (200, b"<html>", True, WorkerUnreachable),
+        (200, b" " * 100_000, True, WorkerUnreachable),
+        (302, b"", True, WorkerUnreachable),
+    ],
+)
+async def test_something_else_at_the_leaders_address(
+    group: Group, status: int, body: bytes, joined: bool, error: type[Exception]
+) -> None:
+    """Once joined, whatever is no leader's answer is silence: its address may be another's by now.
+    Only a token that is refused before is said to be one."""
+    other = Elsewhere(status, body)
+    options = group.options(1)
+    assert options.group is not None
+    options = dataclasses.replace(
+        options, group=dataclasses.replace(options.group, leader_health_port=other.port)
+    )
+    follower = Follower(options, fake_plan(options, group.busy), Stops(), timing=QUICK)
+    follower._leader_address = "127.0.0.1"
+    follower.tether.run = "run-1" if joined else ""
+    async with other.listening(), aiohttp.ClientSession() as http:
+        with pytest.raises(error):
+            await follower._call(http, follower._beat())
+
+
+async def test_asked_to_stop_while_a_name_does_not_resolve(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the resolver: a good end, at once."""
+
+    async def hangs(host: str) -> str:
+        await asyncio.Event().wait()
+        return host
+
+    monkeypatch.setattr(leader_module, "resolve", hangs)
+    monkeypatch.setattr(follower_module, "resolve", hangs)
+    group.start_leader()
+    group.start_follower()
+    await asyncio.sleep(0.1)
+    for stops in group.stops:
+        stops.on_signal()
+    async with asyncio.timeout(1):
+        assert await group.statuses() == [0, 0]
+
+
+async def test_when_a_follower_is_ready(group: Group) -> None:
+    """As long as the group has generated, its leader answers, and nobody asked it to go."""
+    options = group.options(1)
+    stops = Stops()
+    follower = Follower(options, fake_plan(options, group.busy), stops, timing=QUICK)
+
+    def said() -> str:
+        problem = follower._unready()
+        return problem.reason if problem is not None else ""
+
+    assert said() == "the group is not complete"
+    follower.tether.run = "run-1"
+    assert said() == "the group's engine has not generated"
+    follower.tether.ready = True
+    assert said() == ""
+    follower.tether.quiet = True
+    assert said() == "the leader does not answer"
+    stops.drain.set()
+    assert said() == "the worker is draining"
+    follower._dead = "no answer of the leader for 3.1 s"
+    assert said() == "the group is lost"
+
+
+async def test_a_member_on_loopback_with_a_leader_elsewhere(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could reach it: said at once, with what to change."""
+
+    async def resolves(host: str) -> str:
+        return "10.1.2.3"
+
+    monkeypatch.setattr(leader_module, "resolve", resolves)
+    monkeypatch.setattr(follower_module, "resolve", resolves)
+    group.start_leader()
+    group.start_follower()
+    for task in group.tasks:
+        with pytest.raises(SettingsError, match="--host"):
+            await asyncio.wait_for(task, 5)
 
 
 async def test_a_follower_with_another_token(

@@ -10,12 +10,13 @@ import msgspec
 import pytest
 
 from baton.errors import SettingsError
-from baton.worker.health import HealthServer, Vitals
+from baton.worker import health as health_module
+from baton.worker.health import HealthServer, Problem, Vitals
 from baton.worker.members import Answer, Beat, Phase
 from tests.fakes.waiting import until
 from tests.integration.test_worker_group import AUTH, TOKEN, port
 
-BEAT = Beat(index=1, size=2, member="m", setup="s")
+BEAT = Beat(index=1, size=2, member="m", setup="s", group="g")
 ANSWER = Answer(
     run="run-1", phase=Phase.RUNNING, ready=True, master_address="127.0.0.1", master_port=29500
 )
@@ -25,7 +26,8 @@ class Health:
     """A health server and the worker's state that it answers from."""
 
     def __init__(self, *, leads: bool = True) -> None:
-        self.dead = self.unready = ""
+        self.dead: Problem | None = None
+        self.unready: Problem | None = None
         self.drained = asyncio.Event()
         self.drains = 0
         self.heard: list[Beat] = []
@@ -39,9 +41,10 @@ class Health:
         )
         self.server = HealthServer("127.0.0.1", self.port, TOKEN, vitals)
 
-    async def _drain(self) -> None:
+    async def _drain(self) -> Problem | None:
         self.drains += 1
         await self.drained.wait()
+        return self.dead
 
     def _hear(self, beat: Beat) -> Answer | str:
         self.heard.append(beat)
@@ -60,13 +63,60 @@ class Health:
 
 @pytest.mark.parametrize(("path", "word"), [("/livez", "alive"), ("/readyz", "ready")])
 async def test_probes(path: str, word: str) -> None:
-    """Open to everybody; 503 comes with the reason."""
+    """Open to everybody; 503 comes with the reason. What happened may be an engine's output, and
+    is for those with the token."""
     health = Health()
     async with health.server:
         assert await health.ask("GET", path) == (200, {word: True})
-        health.dead = health.unready = "no beat of follower 2"
-        expected = {word: False, "reason": "no beat of follower 2"}
+        health.dead = health.unready = Problem("the group is lost", "last line of an engine")
+        expected = {word: False, "reason": "the group is lost"}
         assert await health.ask("GET", path) == (503, expected)
+        assert await health.ask("GET", path, {"Authorization": "Bearer x"}) == (503, expected)
+        told = await health.ask("GET", path, AUTH)
+        assert told == (503, {**expected, "detail": "last line of an engine"})
+
+
+async def test_many_who_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections are open without a whole request, a probe is answered, and what
+    is asked with the token stays."""
+    monkeypatch.setattr(health_module, "_MOST_CONNECTIONS", 8)
+    health = Health()
+    async with health.server:
+        drain = asyncio.create_task(health.ask("POST", "/drain", AUTH))
+        await until(lambda: health.drains == 1)
+        mute = [await asyncio.open_connection("127.0.0.1", health.port) for _ in range(20)]
+        for _, writer in mute:
+            writer.write(b"GET /livez HT")
+        assert await health.ask("GET", "/livez") == (200, {"alive": True})
+        ended = await asyncio.gather(*(reader.read() for reader, _ in mute[:12]))
+        assert ended == [b""] * 12
+        health.drained.set()
+        assert await drain == (200, {"drained": True})
+        for _, writer in mute:
+            writer.close()
+
+
+async def test_who_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first moment, and with half a request as well."""
+    monkeypatch.setattr(health_module, "_IDLE_S", 0.05)
+    health = Health()
+    async with health.server:
+        for said in (b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", health.port)
+            writer.write(said)
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+
+
+async def test_a_drain_that_ends_with_the_group() -> None:
+    """The group was lost meanwhile: nothing has drained."""
+    health = Health()
+    async with health.server:
+        asked = asyncio.create_task(health.ask("POST", "/drain", AUTH))
+        await until(lambda: health.drains == 1)
+        health.dead = Problem("the group is lost", "secret")
+        health.drained.set()
+        assert await asked == (503, {"drained": False, "reason": "the group is lost"})
 
 
 @pytest.mark.parametrize("path", ["/drain", "/group/beat"])

@@ -51,6 +51,8 @@ CHOICES: dict[str, list[Any]] = {
         {"replicas": 1},
         {"replicas": 5, "processes": 4, "cpu": 2.5, "memory_gib": 1.5},
         {"otlp_endpoint": "http://collector.monitoring:4318"},
+        {"endpoints_s": 1},
+        {"endpoints_s": 40},
     ],
     "rdma": [
         {"resource": "rdma/hca_shared_devices_a"},
@@ -87,6 +89,7 @@ CHOICES: dict[str, list[Any]] = {
     "controller": [{}, {"replicas": 1, "retire_s": 0}],
     "workload": ["disaggregatedset"],
     "topology_key": [None, "topology.kubernetes.io/rack"],
+    "topology_exclusive": [True],
     "startup_limit_s": [30, 86_400],
     "image_nodes": [
         {"cloud.google.com/gke-image-streaming": "true"},
@@ -133,4 +136,7 @@ def random_place(rng: random.Random, **always: Any) -> Where:
     names = [name for name in CHOICES if name not in always]
     taken = rng.sample(names, rng.randint(0, len(names) // 2))
     changes = {name: rng.choice(CHOICES[name]) for name in taken}
+    if "topology_exclusive" in taken:
+        # It says of which domain.
+        changes["topology_key"] = CHOICES["topology_key"][1]
     return place_with(rng.choice(builtin_sites()), **{**changes, **always})

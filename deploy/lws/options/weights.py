@@ -42,6 +42,11 @@ _NFS_OPTIONS: Final = ["ro", "noatime", "nconnect=8"]
 _GCS_DRIVER: Final = "gcsfuse.csi.storage.gke.io"
 _GCS_CACHE: Final = "gke-gcsfuse-cache"
 """The volume that GKE's sidecar takes for its file cache, by this name."""
+_GCS_SPARE_GIB: Final = 20
+"""Disk beside the cache: what the engine compiles, /tmp and logs."""
+_GCS_MEMORY: Final = {"request": "512Mi", "limit": "2Gi"}
+"""Of the sidecar: buffers of parallel downloads, and what it knows of files. The page cache of its
+reads counts as well, and is given back."""
 _GCS_OPTIONS: Final = (
     "implicit-dirs",
     # Files of a published model do not change.
@@ -144,7 +149,9 @@ def weights_gcsfuse(profile: ServingProfile, site: Site) -> Part | None:
         site,
         "weights-gcsfuse",
         f"The model's files come from the bucket {wanted.bucket}, by GCS FUSE. The cache is on the "
-        "node's disk; local SSD is worth it.\n"
+        "node's disk; local SSD is worth it. Its sidecar asks for disk for all of the cache and "
+        f"{_GCS_SPARE_GIB} GiB more, which is also the most that the pod may use, and for "
+        f"{_GCS_MEMORY['request']} of memory beside the worker's.\n"
         f"Needs: GKE with the GCS FUSE CSI driver, Workload Identity Federation, and {grant} "
         "(roles/storage.objectViewer).",
         volume={
@@ -153,11 +160,28 @@ def weights_gcsfuse(profile: ServingProfile, site: Site) -> Part | None:
         },
         folder=wanted.folder,
         further=[
-            *add_keys("/metadata/annotations", {"gke-gcsfuse/volumes": "true"}),
+            *add_keys("/metadata/annotations", _gcs_sidecar(wanted.cache_gib)),
             add("/spec/volumes/-", cache),
         ],
         patches=patches if account else (),
     )
+
+
+def _gcs_sidecar(cache_gib: int) -> dict[str, str]:
+    """Annotations by which GKE puts its sidecar into a pod, and how large. Its own sizes are for
+    small files: a quarter of a core, 256 MiB, and 5 GiB of disk. That disk limit would be the whole
+    pod's, whose worker has none, and the pod be evicted as soon as the cache holds more.
+    """
+    disk = f"{cache_gib + _GCS_SPARE_GIB}Gi"
+    return {
+        "gke-gcsfuse/volumes": "true",
+        "gke-gcsfuse/cpu-request": "250m",
+        "gke-gcsfuse/cpu-limit": "0",  # none
+        "gke-gcsfuse/memory-request": _GCS_MEMORY["request"],
+        "gke-gcsfuse/memory-limit": _GCS_MEMORY["limit"],
+        "gke-gcsfuse/ephemeral-storage-request": disk,
+        "gke-gcsfuse/ephemeral-storage-limit": disk,
+    }
 
 
 def weights_image(profile: ServingProfile, site: Site) -> Part | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -15,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from baton.clock import VirtualClock
 from baton.engine import Device, Engine, EngineSpec, GroupRank, server
 from baton.process import Backoff
 from baton.settings import free_port
@@ -201,6 +204,43 @@ async def test_engines_that_do_not_come_up(made: list[Supervised], mode: str, sa
     assert says in (each.engine.health.last_error or "")
     assert WorkerState.READY not in each.states
     assert each.engine.health.load == Load()
+
+
+async def test_engines_that_fail_again_and_again(made: list[Supervised]) -> None:
+    """After some in a row the supervisor calls it hopeless, and goes on trying; one that is ready
+    ends that."""
+    each = supervise(made, "exits")
+    await until(lambda: each.engine.health.restarts == 3)
+    assert not each.engine.hopeless()
+    await until(lambda: each.engine.health.restarts >= 6)
+    assert each.engine.hopeless()
+    each.mode = "good"
+    await each.ready(runs=7)
+    assert not each.engine.hopeless()
+
+
+async def test_a_long_time_without_an_engine(made: list[Supervised]) -> None:
+    """Failed once, and none was ready for as long as one may take to start: hopeless as well."""
+    clock = VirtualClock()
+    each = supervise(made, "exits", start_timeout_s=1800.0, clock=clock)
+    clock.advance(1700)
+    await until(lambda: each.engine.health.restarts >= 1)
+    each.stop.set()
+    assert not each.engine.hopeless()
+    clock.advance(101)
+    assert each.engine.hopeless()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_whether_a_port_is_closed(made: list[Supervised], host: str) -> None:
+    """A name may have several addresses, each of which refuses."""
+    spec = dataclasses.replace(
+        supervise(made)._make_spec(EngineId("x"), Path("/nowhere")), host=host
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        spec = dataclasses.replace(spec, port=taken.getsockname()[1])
+        assert not await server._is_closed(spec)
+    assert await server._is_closed(spec)
 
 
 async def test_a_silent_engine(made: list[Supervised]) -> None:

@@ -253,7 +253,8 @@ def test_the_environment_that_is_there_is_not_changed() -> None:
         ("127.0.0.1", "http://127.0.0.1:8100"),
         ("10.1.2.3", "http://10.1.2.3:8100"),
         ("0.0.0.0", "http://127.0.0.1:8100"),
-        ("::", "http://127.0.0.1:8100"),
+        ("::", "http://[::1]:8100"),
+        ("fd00::3", "http://[fd00::3]:8100"),
     ],
 )
 def test_local_url(host: str, url: str) -> None:

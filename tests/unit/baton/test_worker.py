@@ -24,6 +24,7 @@ from baton.types import (
     WorkerState,
 )
 from baton.worker import WorkerOptions, WorkerPlan
+from baton.worker.health import Problem
 from baton.worker.worker import Worker
 from tests.fakes.virtual_loop import run_virtual
 
@@ -115,6 +116,8 @@ class FakeRegistrar:
 
     def __init__(self) -> None:
         self.beats: list[tuple[float, WorkerRecord]] = []
+        self.withdrawing = asyncio.Event()
+        self.withdraw_takes_s = 0.0
         self.withdrawn_s: float | None = None
         self.closed = False
         self.fails: Exception | None = None
@@ -126,6 +129,8 @@ class FakeRegistrar:
 
     async def withdraw(self, worker_id: WorkerId) -> None:
         assert worker_id == "w-1"
+        self.withdrawing.set()
+        await asyncio.sleep(self.withdraw_takes_s)
         self.withdrawn_s = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
@@ -266,7 +271,7 @@ def test_a_drained_worker_may_stay() -> None:
         await asyncio.sleep(60)
         assert life.registrar.states[-1] is WorkerState.DRAINING
         assert life.registrar.withdrawn_s is None
-        assert life.worker.unready() == "the worker is draining"
+        assert life.worker.unready() == Problem("the worker is draining")
         assert life.leave is not None
         life.leave.set()
         assert await life.ended() < 75
@@ -439,6 +444,24 @@ def test_a_supervisor_that_fails() -> None:
         life.engine.fails = OSError("no more processes")
         with pytest.raises(OSError, match="no more processes"):
             await life.task
+        assert life.registrar.withdrawn_s is not None
+        assert life.registrar.closed
+
+    live(story)
+
+
+def test_a_worker_that_is_cancelled_while_it_ends() -> None:
+    """It still leaves the registry, and closes what it opened."""
+
+    async def story(life: Life) -> None:
+        await asyncio.sleep(2)
+        life.registrar.withdraw_takes_s = 0.3
+        life.drain.set()
+        await life.registrar.withdrawing.wait()
+        life.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await life.task
+        assert life.engine.stopped_s is not None
         assert life.registrar.withdrawn_s is not None
         assert life.registrar.closed
 

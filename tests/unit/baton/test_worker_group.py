@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from baton.engine import EngineSpec
 from baton.errors import SettingsError
+from baton.types import EngineId
 from baton.worker.group import GroupPlace, group_place
+from baton.worker.ranks import setup_digest
 from baton.worker.stops import Stops
+from tests.fakes.group_member import fake_plan
+from tests.unit.baton.test_worker import OPTIONS
 
 FULL = {
     "LWS_LEADER_ADDRESS": "baton-decode-0.baton-decode.serving",
@@ -71,6 +81,48 @@ def test_contradictions(changes: dict[str, str], said: str) -> None:
     """Each names the variable and what it may be."""
     with pytest.raises(SettingsError, match=said):
         place({**FULL, **changes})
+
+
+def test_what_tells_groups_apart() -> None:
+    """The leader's address however it is written, and the port that two groups of one machine
+    cannot share."""
+    found, same = (
+        place(FULL),
+        place({**FULL, "LWS_LEADER_ADDRESS": "Baton-Decode-0.baton-decode.serving."}),
+    )
+    assert found is not None
+    assert same is not None
+    assert found.name == same.name == "baton-decode-0.baton-decode.serving:29500"
+
+
+def setup_of(**changes: Any) -> str:
+    options = dataclasses.replace(OPTIONS, **changes)
+    return setup_digest(fake_plan(options, Path("/nowhere")))
+
+
+def test_what_members_agree_on() -> None:
+    """Not a node's own addresses; the engine's flags, though."""
+    assert setup_of() == setup_of(host="10.0.0.7", port=9, side_channel_port=9, cpu_threads=4)
+    plan = fake_plan(OPTIONS, Path("/nowhere"))
+
+    def eager(engine_id: EngineId, run_dir: Path) -> EngineSpec:
+        return dataclasses.replace(plan.make_spec(engine_id, run_dir), enforce_eager=True)
+
+    assert setup_digest(dataclasses.replace(plan, make_spec=eager)) != setup_of()
+    assert setup_digest(dataclasses.replace(plan, model_digest="other")) != setup_of()
+
+
+async def test_signals_after_the_end() -> None:
+    """A second one does not replace the exit status of a process that is on its way out."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        with Stops().on_signals():
+            pass
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def wishes(stops: Stops) -> tuple[bool, bool, bool]:

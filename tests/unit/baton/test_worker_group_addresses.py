@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 
-from baton.errors import WorkerUnreachable
+from baton.errors import SettingsError, WorkerUnreachable
+from baton.worker import addresses
 from baton.worker.addresses import (
     address_towards,
     advertised_address,
+    check_listens,
     interface_of,
     resolve,
 )
@@ -33,6 +36,43 @@ async def test_names_that_do_not_resolve(name: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(WorkerUnreachable, match="does not resolve") as error:
         await resolve(name)
     assert error.value.retry_can_help
+
+
+async def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for: neither by whoever asks nor by the process's end."""
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: answers.wait(10) and [])
+    monkeypatch.setattr(addresses, "_RESOLVE_S", 0.01)
+    try:
+        with pytest.raises(WorkerUnreachable, match="no answer within"):
+            await resolve("leader")
+        hanging = [each for each in threading.enumerate() if each.name == "resolve-leader"]
+        assert [each.daemon for each in hanging] == [True]
+    finally:
+        answers.set()
+        for each in threading.enumerate():
+            if each.name == "resolve-leader":
+                each.join(5)
+
+
+@pytest.mark.parametrize(
+    ("host", "leader", "fine"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("localhost", "::1", True),
+        ("0.0.0.0", "10.0.0.1", True),
+        ("10.0.0.2", "10.0.0.1", True),
+        ("127.0.0.1", "10.0.0.1", False),
+        ("localhost", "fd00::1", False),
+    ],
+)
+def test_a_member_that_nobody_reaches(host: str, leader: str, fine: bool) -> None:
+    """Listening on loopback goes with a leader on loopback only."""
+    if fine:
+        check_listens(host, leader)
+    else:
+        with pytest.raises(SettingsError, match=r"--host 0\.0\.0\.0"):
+            check_listens(host, leader)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ GROUP = {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "
         ({"BATON_HEALTH_PORT": "8180"}, ("127.0.0.1", 8180)),
         ({"BATON_HEALTH_PORT": "8180", "BATON_HOST": "0.0.0.0"}, ("127.0.0.1", 8180)),
         ({"BATON_HEALTH_PORT": "8180", "BATON_HOST": "10.0.0.3"}, ("10.0.0.3", 8180)),
+        ({"BATON_HEALTH_PORT": "8180", "BATON_HOST": "::"}, ("::1", 8180)),
         (GROUP, ("127.0.0.1", 8180)),
         ({**GROUP, "BATON_HEALTH_PORT": "9"}, ("127.0.0.1", 9)),
     ],
@@ -65,6 +66,7 @@ class Answer:
     [
         (Answer(200), "drained", None),
         (Answer(401), "answered 401", SettingsError),
+        (Answer(503), "answered 503", BatonError),
         (TimeoutError(), "did not drain within 5 s", BatonError),
         (http.client.RemoteDisconnected("closed"), "ended while it drained", None),
         (ConnectionResetError(), "ended while it drained", None),

@@ -14,10 +14,11 @@ from baton.worker.members import OVER, Answer, Beat, Phase, Roster, Step, Tether
 
 TIMING = Timing(lost_after_s=3.0, gather_limit_s=60.0)
 TICK_S = 0.2
+GROUP = "baton-prefill-0.baton-prefill.serving:29500"
 
 
 def beat(index: int = 1, **changes: Any) -> Beat:
-    plain = Beat(index=index, size=3, member=f"process-{index}", setup="the same")
+    plain = Beat(index=index, size=3, member=f"process-{index}", setup="the same", group=GROUP)
     return msgspec.structs.replace(plain, **changes)
 
 
@@ -33,7 +34,7 @@ class Leading:
 
     def __init__(self, *, running: bool = True) -> None:
         self.now_s = 100.0
-        self.roster = Roster(3, "the same", now_s=self.now_s, timing=TIMING)
+        self.roster = Roster(3, "the same", GROUP, now_s=self.now_s, timing=TIMING)
         if running:
             self.hear(beat(1))
             self.hear(beat(2))
@@ -122,6 +123,76 @@ def test_a_leader_that_was_held_up_loses_nobody() -> None:
     assert group.phase() is Phase.LOST
 
 
+@pytest.mark.parametrize("pause_s", [1.1, 2.5, 10.0])
+def test_a_leader_that_is_held_up_again_and_again(pause_s: float) -> None:
+    """It keeps those that beat in between, and still loses one that is dead."""
+    group = Leading()
+    for _ in range(10):
+        group.now_s += pause_s
+        group.roster.tick(group.now_s)
+        group.hear(beat(1))
+        group.hear(beat(2))
+    assert group.phase() is Phase.RUNNING
+    began_s = group.now_s
+    while group.phase() is Phase.RUNNING:
+        assert group.now_s - began_s < 2 * pause_s + 2 * TIMING.lost_after_s
+        group.now_s += pause_s
+        group.roster.tick(group.now_s)
+        group.hear(beat(1))
+    assert group.roster.reason == "no beat of follower 2 for 3 s"
+
+
+def test_a_pause_makes_nobody_heard_later_than_now() -> None:
+    """Heard in the pause's last moment, a follower gets three seconds from there, not more."""
+    group = Leading()
+    group.now_s += 30
+    group.hear(beat(1))
+    group.hear(beat(2))
+    group.roster.tick(group.now_s)
+    group.wait(3.2, 1)
+    assert group.roster.reason == "no beat of follower 2 for 3 s"
+
+
+def test_asked_to_drain_before_the_start() -> None:
+    """Such a follower does not start any more, so the leader does not count it as there."""
+    group = Leading(running=False)
+    group.hear(beat(1))
+    group.hear(beat(2))
+    group.hear(beat(2, drain=True))
+    group.wait(TICK_S)
+    assert (group.phase(), group.missing()) == (Phase.GATHERING, [2])
+
+
+@pytest.mark.parametrize(
+    ("leaving", "lost", "phase"),
+    [
+        (True, False, Phase.ENDED),
+        (True, True, Phase.LOST),
+        (False, False, Phase.LOST),
+    ],
+)
+def test_a_follower_that_does_not_wait_for_the_drain(
+    leaving: bool, lost: bool, phase: Phase
+) -> None:
+    """Asked twice to stop. While the leader leaves as well that is a good end; otherwise, and when
+    its part failed, a loss."""
+    group = Leading()
+    group.roster.leaving = leaving
+    group.hear(beat(1, drain=True, bye="asked twice", lost=lost))
+    assert group.phase() is phase
+
+
+def test_the_end_is_told_to_those_who_were_there() -> None:
+    """Not to another process that has come in a follower's place."""
+    group = Leading()
+    group.roster.end()
+    group.hear(beat(1))
+    group.hear(beat(2, member="another"))
+    assert not group.roster.all_told
+    group.hear(beat(2))
+    assert group.roster.all_told
+
+
 def test_a_goodbye_needs_no_silence() -> None:
     """A follower whose engine ended says so: the group is lost at once, with its words."""
     group = Leading()
@@ -144,7 +215,10 @@ def test_another_process_in_a_followers_place() -> None:
         (beat(0), "member 0 of 3 does not belong"),
         (beat(3), "member 3 of 3 does not belong"),
         (beat(1, size=2), "member 1 of 2 does not belong"),
-        (beat(1, setup="other"), "differ in profile, model or engine version"),
+        (beat(1, setup="other"), "differ in profile, model, engine flags or a version"),
+        (beat(1, group="baton-decode-0:29500"), "member 1 of the group of baton-decode-0:29500"),
+        (beat(1, group="another", member="another"), "members have to be told the same"),
+        (beat(1, group="another", bye="x", lost=True), "members have to be told the same"),
     ],
 )
 @pytest.mark.parametrize("running", [True, False])
@@ -301,6 +375,25 @@ def test_a_late_answer_is_one() -> None:
         assert member.silence(1.0) is Step.STAY
         assert member.silence(1.4) is Step.STAY
         assert member.hear(answer(), 0.5) is Step.STAY
+
+
+def test_a_leader_that_is_quiet() -> None:
+    """Said before it is lost: two answers that do not come."""
+    member = Following()
+    member.silence(1.4)
+    assert not member.tether.quiet
+    member.silence(1.0)
+    assert member.tether.quiet
+    member.hear(answer())
+    assert not member.tether.quiet
+
+
+def test_a_follower_that_is_held_up_again_and_again() -> None:
+    """It still notices that its leader is gone."""
+    member = Following()
+    steps = [member.silence(4) for _ in range(3)]
+    assert steps[0] is Step.STAY
+    assert Step.ABORT in steps
 
 
 def test_a_follower_that_was_held_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,14 @@ from baton.clock import VirtualClock
 from baton.errors import SettingsError
 from baton.types import WorkerId
 from deploy.controller.act import Actor, Stale
-from deploy.controller.actions import DeletePool, NoteWish, ShrinkPool
+from deploy.controller.actions import (
+    CreatePool,
+    DeletePool,
+    MarkPool,
+    NoteWish,
+    RaiseMark,
+    ShrinkPool,
+)
 from deploy.controller.cluster import Cluster
 from deploy.controller.metrics import PHASES, Metrics
 from deploy.controller.observe import (
@@ -30,14 +38,16 @@ from deploy.controller.observe import (
 )
 from deploy.controller.picture import Member, Memory, Outcome, Picture, Pool, Routers
 from deploy.controller.plan import plan
+from deploy.controller.rendering import Pools, SiteRenderer
 from deploy.controller.routers import RoutersApi, WorkerRow
 from deploy.controller.settings import ControllerSettings
 from deploy.controller.status import status_of
 from deploy.controller.telling import of_action, of_plan
 from deploy.controller.timers import Timers
 from deploy.lws.pools import profile_text
+from deploy.lws.site import site_text
 from profiles import builtin_names, parse_profile, resolve_profile
-from profiles.switching import Ref
+from profiles.switching import Ref, ref
 from tests.fakes.worker_records import worker_record
 from tests.unit.deploy.test_controller_plan import RULES, committed, pool, wished
 
@@ -179,6 +189,9 @@ class Writes:
     async def patch(self, form: str, name: str, body: Any) -> None:
         self.done.append((name, body))
 
+    async def apply(self, obj: Any) -> None:
+        self.done.append((obj["kind"], obj["metadata"].get("annotations", {}).get(DRAINING)))
+
     async def delete(self, path: str, uid: str, version: str = "") -> None:
         self.done.append((path, uid, version))
 
@@ -236,6 +249,34 @@ async def test_groups_that_are_free_go_on_the_version_that_was_seen() -> None:
     ]
 
 
+async def test_a_pool_that_is_made_is_marked_from_its_first_group_on() -> None:
+    """One of the same name may have left cordons in the store."""
+    profile, writes = resolve_profile("cpu-disaggregated"), Writes()
+    pools = Pools(SiteRenderer(site_text("kind-cpu")[0], "test"))
+    action = CreatePool(profile=ref(profile), role="decode", key="k", reason="test")
+    seen = Seen(Picture(), profiles={profile.version: profile}, pools=pools)
+    await actor(writes).do(action, seen)
+    assert sorted(writes.done, key=str) == [
+        ("ConfigMap", None),
+        ("LeaderWorkerSet", "0"),
+        ("PodDisruptionBudget", None),
+    ]
+
+
+async def test_a_mark_is_written_on_the_version_that_was_seen() -> None:
+    """Also where it rises."""
+    writes = Writes()
+    for action in (
+        MarkPool(pool=OLD, first=0, reason="test"),
+        RaiseMark(pool=OLD, first=2, reason="test"),
+    ):
+        await actor(writes).do(action, Seen(Picture()))
+    assert writes.done == [
+        ("baton-decode", {"metadata": {"annotations": {DRAINING: mark}, "resourceVersion": "9"}})
+        for mark in ("0", "2")
+    ]
+
+
 async def test_nothing_is_done_without_the_lease() -> None:
     """Not even what takes nothing away."""
     writes = Writes()
@@ -283,6 +324,11 @@ def test_the_status_says_for_whom_each_pool_is_kept() -> None:
     lines = data["pools"].splitlines()
     assert "baton-decode-da: 2 of 2 ready: not needed" in lines
     assert "baton-decode-db: 2 of 2 ready: b (vb) is active" in lines
+    for cordoned, going_too in ((False, ""), (True, ", draining from group 0 on")):
+        going = tuple(replace(m, cordoned=cordoned) for m in pool("decode", "da", 2).members)
+        found = Picture(pools=(pool("decode", "da", 2, marked=0, members=going),))
+        line = status_of(found, plan(found, RULES), "me")["pools"]
+        assert line == f"baton-decode-da: 2 of 2 ready{going_too}: not needed"
     assert (data["phase"], data["holder"]) == ("draining", "me")
     assert all(isinstance(value, str) for value in data.values())
 

@@ -326,11 +326,11 @@ def test_routers_that_began_from_nothing() -> None:
     assert only(plan(lost, RULES), NoteWish).memory == Memory("w1", Outcome.OPEN, 0)
 
 
-def test_no_switch_before_what_serves_is_written_down_and_seen() -> None:
-    """Routers take what is written for a proposal: heard of after the switch, it would undo it."""
+def test_no_switch_before_what_serves_is_written_down() -> None:
+    """A router that starts from nothing in the middle of it begins with that."""
     both = (*pools("a"), *pools("b"))
-    for more in ({"mirrored": None}, {"mirrored": KB}, {"mirrored": KA, "mirrored_s": 1.0}):
-        found = wished(pools=both, **more)
+    for mirrored in (None, KB):
+        found = wished(pools=both, mirrored=mirrored)
         assert "switch routers to b (vb)" not in do(found)
         assert "that a serves is not written down" in sentences(found)
     unknown = wished(pools=both, mirrored=None, profiles={"vb": KB})
@@ -478,18 +478,66 @@ def test_an_autoscaled_pool_that_is_not_needed_goes_as_any_other() -> None:
 
 
 def test_cordons_are_taken_back_on_a_pool_that_is_needed_again() -> None:
-    """Its own cordons only: those on a pool that is not marked are an operator's. The mark goes
-    when the last cordon is seen to be gone."""
+    """Its own cordons only: those on a pool that is not marked, or on groups below the mark, are an
+    operator's. The mark rises when a cordon is seen to be gone."""
     cordoned = members("baton-decode", 2, ready=False, cordoned=True)
     marked = pool("decode", "da", 2, owned=False, marked=0, members=cordoned)
     found = picture(pools=(pools("a", owned=False)[0], marked))
     assert do(found) == ["undrain worker baton-decode-0", "undrain worker baton-decode-1"]
     free = replace(marked, members=members("baton-decode", 2))
     assert do(picture(pools=(pools("a", owned=False)[0], free))) == [
-        "mark pool baton-decode: no group"
+        "open pool baton-decode: groups below 2"
     ]
-    operators = replace(marked, marked=None)
-    assert do(picture(pools=(pools("a", owned=False)[0], operators))) == []
+    for mark in (None, 2):
+        operators = replace(marked, marked=mark)
+        assert do(picture(pools=(pools("a", owned=False)[0], operators))) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "marked", "expected"),
+    [
+        ("..", 0, []),
+        ("c.", 0, ["undrain worker baton-decode-0"]),
+        (".c", 0, ["undrain worker baton-decode-1"]),
+        ("oc", 0, ["undrain worker baton-decode-1", "open pool baton-decode: groups below 1"]),
+        ("co", 0, ["undrain worker baton-decode-0"]),
+        ("o.", 0, ["open pool baton-decode: groups below 1"]),
+        ("cc", 1, ["undrain worker baton-decode-1"]),
+        ("co", 1, ["open pool baton-decode: groups below 2"]),
+        ("ooc", 2, []),
+        ("oc", 2, []),
+    ],
+)
+def test_cordons_that_outlived_their_workers(states: str, marked: int, expected: list[str]) -> None:
+    """A worker that was drained and then killed leaves its cordon in the store, under the name that
+    its successor has: the mark stays until each group that is wanted was seen without (o), however
+    late it registers (.), and so does that of groups which went (the third, still registered)."""
+    looks: dict[str, dict[str, Any]] = {
+        "o": {"state": "ready", "ready": True},
+        "c": {"state": "ready", "cordoned": True},
+        ".": {},
+    }
+    made = tuple(Member(i, f"baton-decode-{i}", **looks[s]) for i, s in enumerate(states))
+    decode = pool("decode", "da", 2, owned=False, marked=marked, members=made)
+    assert do(picture(pools=(pools("a", owned=False)[0], decode))) == expected
+
+
+def test_a_pool_that_comes_back_keeps_its_mark_until_its_groups_are_there() -> None:
+    """Scaled to 0 after a drain, and wanted again: it grows, and nothing is said of its cordons
+    before anybody has registered."""
+    decode = pool("decode", "da", 0, owned=False, marked=0)
+    assert do(picture(pools=(pools("a", owned=False)[0], decode))) == [
+        "grow pool baton-decode from 0 to 2"
+    ]
+
+
+def test_the_groups_of_an_autoscaler_are_opened_as_they_come() -> None:
+    """The mark follows them up, and is never taken off: the next one may have a cordon too."""
+    three = members("baton-decode", 3)
+    decode = pool("decode", "da", 3, owned=False, least=1, marked=1, members=three)
+    assert do(picture(pools=(pools("a", owned=False)[0], decode))) == [
+        "open pool baton-decode: groups below 3"
+    ]
 
 
 # --- pools that are not needed ---
@@ -511,7 +559,7 @@ def test_a_pool_that_drains_already_is_not_kept_for_the_profile_before() -> None
     )
     assert {line.split()[0] for line in do(found)} == {"drain"}
     back = committed(pools=(*old, *pools("b")), routers=Routers(A, previous=B), mirrored=KA)
-    assert "mark pool baton-decode-da: no group" in do(back), "but for one that is active again"
+    assert "open pool baton-decode-da: groups below 2" in do(back), "but for an active one"
 
 
 def draining(name_pool: Pool, **more: Any) -> Picture:
@@ -572,6 +620,7 @@ def test_groups_that_are_not_registered_are_free() -> None:
             "what is active is not ready",
         ),
         ({"memory": Memory("w1", Outcome.COMMITTED, 9)}, "fewer switches than before"),
+        ({"unread": "no answer", "wish": None}, "what is wished for is not known (no answer)"),
     ],
 )
 def test_nothing_is_taken_away_while(more: dict[str, Any], why: str) -> None:
@@ -582,6 +631,22 @@ def test_nothing_is_taken_away_while(more: dict[str, Any], why: str) -> None:
     kinds = {line.split()[0] for line in do(found)}
     assert not kinds & {"mark", "drain", "shrink", "delete"}
     assert why in sentences(found)
+
+
+def test_a_pool_that_cannot_serve_gives_way_to_what_is_active() -> None:
+    """It may have what the active profile's missing group waits for. One that could serve stays,
+    and so does one that drains and may be wanted back."""
+    short = (pools("b")[0], pool("decode", "db", 2, members=members("baton-decode-db", 1)))
+    absent = tuple(Member(i, f"baton-decode-da-{i}", free_s=5.0) for i in range(2))
+    warming = (replace(absent[0], state="warming", free_s=None), absent[1])
+
+    def done(found: tuple[Member, ...]) -> list[str]:
+        return do(committed(pools=(*short, pool("decode", "da", 2, members=found, marked=0))))
+
+    assert done(absent) == ["delete pool baton-decode-da"]
+    assert done(warming) == ["drain worker baton-decode-da-0"]
+    assert done(members("baton-decode-da", 1)) == []
+    assert done(members("baton-decode-da", 2, ready=False, cordoned=True, free_s=9.0)) == []
 
 
 def test_a_previous_profile_that_nobody_knows_holds_for_a_while_only() -> None:
@@ -607,8 +672,15 @@ def test_a_needed_pool_shrinks_from_its_end() -> None:
         members("baton-decode", 4, ready=False, cordoned=True, free_s=9.0)[2:],
     )
     assert shrinking(marked=2, members=(*first, *last)) == ["shrink pool baton-decode from 4 to 2"]
-    assert shrinking(marked=2, replicas=2, members=first, ready_groups=2) == [
-        "mark pool baton-decode: no group"
+    gone = {"marked": 2, "replicas": 2, "ready_groups": 2}
+    assert shrinking(**gone, members=first) == []
+    assert shrinking(**gone, members=(*first, *last)) == [], "those that go get nothing any more"
+    late = (members("baton-decode", 1)[0], Member(1, "baton-decode-1"), *last)
+    assert shrinking(marked=1, members=late, ready_groups=1) == [], "not while groups are missing"
+    stale = (first[0], replace(last[0], index=1, id="baton-decode-1"), *last)
+    assert shrinking(marked=0, members=stale, ready_groups=2) == [
+        "undrain worker baton-decode-1",
+        "open pool baton-decode: groups below 1",
     ]
 
 

@@ -253,6 +253,62 @@ async def test_volumes(found: Json | None, level: Level, seen: str) -> None:
     assert [(f.level, seen in f.seen) for f in said] == [(level, True)]
 
 
+NOW_S = 1_800_000_000.0
+"""2027-01-15T08:00:00Z."""
+
+
+@pytest.mark.parametrize(
+    ("due", "nodes", "level", "seen", "todo"),
+    [
+        ("07:59:00", {"n": "False"}, Level.PROBLEM, "node n is not ready", "out-of-service"),
+        ("07:59:00", {"n": "Unknown"}, Level.PROBLEM, "60 s ago", "really off"),
+        ("07:59:00", {"o": "True"}, Level.PROBLEM, "its node n is no more", "--force"),
+        ("07:59:00", {"n": "True"}, Level.WARNING, "Terminating, on node n", "finalizer"),
+        ("07:59:00", None, Level.WARNING, "Terminating, on node n", "describe"),
+        # Within its grace period, or hardly after it, a pod may well be there.
+        ("08:01:00", {"n": "False"}, Level.OK, "1 pod, all ready", ""),
+        ("07:59:50", {"n": "False"}, Level.OK, "1 pod, all ready", ""),
+    ],
+)
+async def test_pods_that_should_have_ended(
+    due: str, nodes: Mapping[str, str] | None, level: Level, seen: str, todo: str
+) -> None:
+    """On a node that is lost they stay, and nobody makes others: said with what to do. Where we may
+    not read nodes, the pod is named all the same."""
+
+    class Api(RecordedApi):
+        async def call(self, method: str, path: str, **more: Any) -> tuple[int, Json]:
+            if path == "/api/v1/nodes" and nodes is None:
+                return 403, {}
+            return await super().call(method, path, **more)
+
+    pod = {
+        "metadata": {"name": "baton-decode-0", "deletionTimestamp": f"2027-01-15T{due}Z"},
+        "spec": {"nodeName": "n"},
+    }
+    rows = [
+        {"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": is_so}]}}
+        for name, is_so in (nodes or {}).items()
+    ]
+    api = Api({"/api/v1/namespaces/baton/pods": {"items": [pod]}, "/api/v1/nodes": {"items": rows}})
+    (said,) = await examined(Cluster(api, "baton", now=lambda: NOW_S), "pods")
+    assert (said.level, seen in said.seen, todo in said.todo) == (level, True, True), said
+
+
+@pytest.mark.parametrize(("size", "todo"), [(1, "the workers' logs"), (2, "logs -f --prefix -l")])
+async def test_logs_of_groups_are_followed(size: int, todo: str) -> None:
+    """A worker of one pod keeps its last log; a group that is made anew takes its logs along."""
+    group = {
+        "metadata": {"name": "baton-decode", "creationTimestamp": "2027-01-15T06:00:00Z"},
+        "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": size}},
+        "status": {"conditions": [{"type": "Progressing", "status": "True"}]},
+    }
+    path = "/apis/leaderworkerset.x-k8s.io/v1/namespaces/baton/leaderworkersets"
+    api = RecordedApi({path: {"items": [group]}})
+    (said,) = await examined(Cluster(api, "baton", now=lambda: NOW_S), "pools")
+    assert (said.level, todo in said.todo) == (Level.WARNING, True), said
+
+
 def test_pairs_below_the_floor() -> None:
     """Bandwidth is judged where it was measured exactly: a lower bound proves nothing, and pairs of
     several processes count once."""

@@ -137,6 +137,20 @@ def test_a_mounted_model_keeps_the_name_that_clients_ask_for(weights: Json, mode
     assert mounts["weights"] == {"name": "weights", "mountPath": "/models", "readOnly": True}
 
 
+def test_the_bucket_drivers_sidecar_is_as_large_as_its_cache() -> None:
+    """Its disk limit is the whole pod's, since the worker has none: it holds the cache and more."""
+    weights = {"kind": "gcsfuse", "bucket": "models", "folder": "llama", "cache_gib": 40}
+    template = pod(profile("disaggregated"), site(weights=weights), "decode")
+    (cache,) = (v for v in template["spec"]["volumes"] if v["name"] == "gke-gcsfuse-cache")
+    assert cache["emptyDir"]["sizeLimit"] == "40Gi"
+    said = template["metadata"]["annotations"]
+    disk = [said[f"gke-gcsfuse/ephemeral-storage-{kind}"] for kind in ("request", "limit")]
+    assert disk == ["60Gi", "60Gi"]
+    assert said["gke-gcsfuse/memory-limit"] == "2Gi"
+    assert said["gke-gcsfuse/cpu-limit"] == "0"
+    assert said["gke-gcsfuse/volumes"] == "true"
+
+
 def test_the_hub_is_asked_for_what_the_profile_names() -> None:
     """No model is named to the worker then: the profile's id stands, and its cache is kept."""
     weights = {"kind": "hub", "claim": "cache", "token_secret": "hub"}

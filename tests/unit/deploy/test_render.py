@@ -118,21 +118,74 @@ def test_a_standard_pool_runs_the_decode_module() -> None:
 
 
 def test_a_group_has_a_pod_per_machine() -> None:
-    """Devices are counted per machine; the group gets its domain to itself; leader and followers
-    have one template, and are made anew together."""
+    """Devices are counted per machine; leader and followers have one template, and are made anew
+    together, while a pod that is a worker alone is left to the kubelet."""
     objects = built(resolve_profile("multi-node"), place_of("gke"))
     decode, prefill = lws(objects, "decode"), lws(objects, "prefill")
     group = decode["spec"]["leaderWorkerTemplate"]
     assert group["size"] == 2
     assert group["restartPolicy"] == "RecreateGroupOnPodRestart"
+    assert prefill["spec"]["leaderWorkerTemplate"]["restartPolicy"] == "None"
     assert "leaderTemplate" not in group
     limits = pod_of(decode)["containers"][0]["resources"]["limits"]
     assert limits == {"memory": "88Gi", "nvidia.com/gpu": "8"}
-    topology = labels.LWS_EXCLUSIVE_TOPOLOGY
-    assert decode["metadata"]["annotations"][topology] == "cloud.google.com/gke-nodepool"
-    assert topology not in prefill["metadata"]["annotations"]
     ports = {port["name"] for port in pod_of(decode)["containers"][0]["ports"]}
     assert "group" in ports
+
+
+def test_a_group_wishes_for_one_domain() -> None:
+    """Its pods go where others of the same group are; nobody is kept away, and the rollout stays
+    as it is. Workers of one pod have nothing to share."""
+    objects = built(resolve_profile("multi-node"), place_of("gke"))
+    decode, prefill = lws(objects, "decode"), lws(objects, "prefill")
+    affinity = pod_of(decode)["affinity"]
+    assert affinity.keys() == {"podAffinity"}
+    (wish,) = affinity["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    term = wish["podAffinityTerm"]
+    assert term["topologyKey"] == "cloud.google.com/gke-nodepool"
+    assert term["matchLabelKeys"] == ["leaderworkerset.sigs.k8s.io/group-key"]
+    assert term["labelSelector"]["matchLabels"].items() <= labels.pool_labels("decode").items()
+    assert "affinity" not in pod_of(prefill)
+    assert decode["spec"]["rolloutStrategy"]["rollingUpdateConfiguration"]["maxSurge"] == 1
+    assert labels.LWS_EXCLUSIVE_TOPOLOGY not in decode["metadata"]["annotations"]
+
+
+def test_a_group_has_a_domain_to_itself_where_the_site_says_so() -> None:
+    """LeaderWorkerSet then places it; no group more is made in a rollout, which would find no
+    domain that is free."""
+    place = site_with("onprem", topology_exclusive=True)
+    objects = built(resolve_profile("multi-node"), place)
+    decode, prefill = lws(objects, "decode"), lws(objects, "prefill")
+    rollouts = [one["spec"]["rolloutStrategy"]["rollingUpdateConfiguration"]
+                for one in (decode, prefill)]  # fmt: skip
+    assert rollouts == [
+        {"maxSurge": 0, "maxUnavailable": 1},
+        {"maxSurge": 1, "maxUnavailable": 0},
+    ]
+    topology = labels.LWS_EXCLUSIVE_TOPOLOGY
+    assert decode["metadata"]["annotations"][topology] == "topology.kubernetes.io/rack"
+    assert topology not in prefill["metadata"]["annotations"]
+    assert "affinity" not in pod_of(decode)
+
+
+def test_exclusive_placement_needs_a_domain() -> None:
+    """Of what else would a group have one to itself."""
+    with pytest.raises(SettingsError, match="topology_key: is required with topology_exclusive"):
+        site_with("kind-cpu", topology_exclusive=True)
+
+
+def test_routers_stay_in_the_service() -> None:
+    """Without workers as well, and for as long as the site says while they end."""
+    profile = profile_with(limits__drain_s=45.5)
+    for place, seconds in (
+        (place_of("gke"), 5),
+        (site_with("gke", routers={"endpoints_s": 40}), 40),
+    ):
+        pod = one(built(profile, place), "Deployment", "baton-router")["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz?workers=0"
+        assert container["lifecycle"]["preStop"] == {"sleep": {"seconds": seconds}}
+        assert pod["terminationGracePeriodSeconds"] == seconds + 46 + 10
 
 
 def test_grace_is_longer_than_the_drain() -> None:

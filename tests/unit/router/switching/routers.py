@@ -116,7 +116,11 @@ class Source:
     def wants(self, profile: ServingProfile) -> None:
         """Says which profile is to be active."""
         texts = {profile.name: profile.model_dump_json(by_alias=True)}
-        self._bundle = Bundle(texts=texts, active=profile.name)
+        self.says(Bundle(texts=texts, active=profile.name))
+
+    def says(self, bundle: Bundle) -> None:
+        """Holds this from now on."""
+        self._bundle = bundle
         self._changed.set()
 
     @property
@@ -219,17 +223,28 @@ class Cluster:
         for record in workers:
             await self.store.put_worker(record, ttl_s=3600)
 
-    def make(self, count: int, *profiles: ServingProfile, sources: bool = False) -> list[Router]:
+    def make(
+        self,
+        count: int,
+        *profiles: ServingProfile,
+        sources: bool = False,
+        at_start: ServingProfile | None = None,
+    ) -> list[Router]:
         """Routers that start with these profiles, or with ``X``; with a source each that wants
-        that profile."""
+        that profile, or one that is for the start only."""
         self._patch.setattr("router.state.open_store", lambda url, clock: self.store)
         made = []
         for profile in profiles or (X,) * count:
             source = Source()
-            source.wants(profile)
+            source.wants(at_start or profile)
             opened: Callable[..., Source] = partial(_opened, source)
             self._patch.setattr("router.switching.proposals.open_source", opened)
-            settings = RouterSettings(profile, "token", profiles="here" if sources else None)
+            settings = RouterSettings(
+                profile,
+                "token",
+                profiles="here" if sources or at_start else None,
+                profiles_at_start=at_start is not None,
+            )
             made.append(Router(settings, self.clock, source))
         if not profiles:
             made.sort(key=lambda router: router.state.router_id)

@@ -12,8 +12,9 @@ from baton.errors import InvalidRequest, ProfileError
 from baton.store import STATE
 from baton.types import WorkerId
 from profiles import ServingProfile
+from profiles.sources import Bundle
 from profiles.switching import Phase, SwitchRefused, decode, encode
-from tests.unit.router.switching.routers import MISFIT, Cluster, handing_over, settle
+from tests.unit.router.switching.routers import MISFIT, PAIR, Cluster, handing_over, settle
 
 Y, Z = handing_over(50), handing_over(60)
 CANARY = handing_over(70, share=0.5, terms=", hold_s: 30, canary_s: 60")
@@ -86,6 +87,41 @@ async def test_an_operator_overrules_the_source(cluster: Cluster) -> None:
     await cluster.go(20, a, b)
     assert a.active == b.active == "y50"
     assert len(a.ends) == 1
+
+
+async def test_a_source_for_the_start_only(cluster: Cluster) -> None:
+    """Where nothing is agreed on routers begin with what it wants. Whatever it wants later is no
+    proposal, a rollback stays, and who comes later takes what is agreed on."""
+    await cluster.put(*PAIR)
+    a, b = cluster.make(2, at_start=Y)
+    for router in (a, b):
+        await router.join()
+    await cluster.go(2, a, b)
+    assert (a.active, b.active, a.ends) == ("y50", "y50", [])
+    await a.switch(Z)
+    await cluster.go(1, a, b)
+    for router in (a, b):
+        router.source.wants(Z)
+    await a.conductor.roll_back()
+    await cluster.go(20, a, b)
+    assert (a.active, b.active) == ("y50", "y50")
+    assert [name for _, name, _ in a.ends] == ["y60", "y50"]
+    (late,) = cluster.make(1, at_start=Z)
+    await late.join()
+    await cluster.go(2, a, b, late)
+    assert (late.active, len(late.ends)) == ("y50", 2)
+    assert late.conductor.proposals.known()["y60"][0] == "started with"
+    assert a.source.told == [], "nobody waits there for an answer"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_source_for_the_start_that_says_nothing(cluster: Cluster, broken: bool) -> None:
+    """Or nothing good: routers begin with the profile that they were given."""
+    (a,) = cluster.make(1, at_start=Y)
+    a.source.says(Bundle(texts={"y50": "spec: 1"}, active="y50") if broken else Bundle())
+    await a.join()
+    await cluster.go(2, a)
+    assert (a.active, a.conductor.proposals.problems) == ("x", ())
 
 
 # --- operators ---
