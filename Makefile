@@ -54,9 +54,7 @@ sources: install
 # Tests of the router keep one core busy; beside them run those that time does not matter to. What
 # measures runs alone.
 integration: install ## real Redis, real HTTP, fake engines
-	@mkdir -p .baton; $(PYTEST) $(BESIDE) > .baton/beside.log 2>&1 & beside=$$!; \
-	set -x; $(PYTEST) $(ROUTER); status=$$?; \
-	wait $$beside || status=1; cat .baton/beside.log; exit $$status
+	$(BIN)/python requirements/beside.py $(ROUTER) -- $(BESIDE)
 	$(PYTEST) $(ALONE)
 
 test-cluster: install ## hold a real API server to what Baton needs of one: make test-cluster KUBECONFIG=file
