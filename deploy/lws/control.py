@@ -7,7 +7,7 @@ from the one that operators edit: a router that starts from nothing begins with 
 from __future__ import annotations
 
 from deploy.lws import labels, names, network, router
-from deploy.lws.nodes import add, replace
+from deploy.lws.patches import add, replace
 from deploy.lws.site import Site
 from deploy.lws.site_options import ControllerSpec
 from deploy.lws.tree import Json, Part, Patch, Target

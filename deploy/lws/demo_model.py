@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from deploy.lws import demo_share, labels
 from deploy.lws.network import policy, port, workers
-from deploy.lws.nodes import add
+from deploy.lws.patches import add
 from deploy.lws.router import service_account
 from deploy.lws.site import Site
 from deploy.lws.site_sections import DemoWeights, HubWeights

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from jsonpointer import resolve_pointer
 
 from baton.types import Role
 from deploy.lws import labels, names, network, pools, router
+from deploy.lws.patches import add, escaped, pool_target, replace
 from deploy.lws.site import Site
 from deploy.lws.site_sections import AcceleratorSpec, StoreUrlSpec
 from deploy.lws.tree import Json, Part, Patch, Target
@@ -62,26 +62,6 @@ def _without_repetition(patch: Patch, found: Json) -> Patch:
         return op["op"] == "replace" and bool(says == op["value"])
 
     return dataclasses.replace(patch, ops=[op for op in patch.ops if not repeats(op)])
-
-
-def pool_target(role: Role) -> Target:
-    """The pools of a role, whatever they are called."""
-    return Target("LeaderWorkerSet", labels=f"{labels.ROLE}={role}")
-
-
-def add(path: str, value: Any) -> Json:
-    """An operation that adds."""
-    return {"op": "add", "path": path, "value": value}
-
-
-def replace(path: str, value: Any) -> Json:
-    """An operation that replaces what is there."""
-    return {"op": "replace", "path": path, "value": value}
-
-
-def escaped(key: str) -> str:
-    """A key as a segment of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def cores(amount: float) -> str:

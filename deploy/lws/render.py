@@ -19,8 +19,9 @@ from deploy.lws.build import build_part
 from deploy.lws.demo_model import demo_model, is_demo
 from deploy.lws.disaggregated import as_set
 from deploy.lws.fitting import fitted
-from deploy.lws.nodes import add, nodes, pool_target, replace
+from deploy.lws.nodes import nodes
 from deploy.lws.options import CLUSTER, OPTIONS
+from deploy.lws.patches import add, escaped, pool_target, replace
 from deploy.lws.site import Site, builtin_sites, load_site, site_text
 from deploy.lws.site_sections import HubWeights
 from deploy.lws.store import redis
@@ -278,7 +279,7 @@ def _keyed(profile: ServingProfile, tree: Tree, overlay: Part) -> Part:
         pool = pools.of_pool(objects, role)[0]
         key = pools.key_of(pool["spec"]["leaderWorkerTemplate"], profile, role)
         maps.append(pools.profile_map(profile, role, key))
-        label = f"labels/{labels.POOL.replace('/', '~1')}"
+        label = f"labels/{escaped(labels.POOL)}"
         patches += [
             Patch(
                 about=f"Pool {role}: its key, and the profile that its engines start from.",

@@ -11,15 +11,8 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from deploy.lws import labels, names
-from deploy.lws.options.pods import (
-    CONTAINER,
-    add,
-    add_env,
-    add_keys,
-    escaped,
-    pod_patches,
-    resource_of,
-)
+from deploy.lws.options.pods import CONTAINER, add_env, add_keys, pod_patches, resource_of
+from deploy.lws.patches import add, escaped
 from deploy.lws.tree import Json, Part, Patch, Target
 from profiles import Transport
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from deploy.lws import labels, names
-from deploy.lws.options.pods import add_keys, pod_patches, pool_target
+from deploy.lws.options.pods import add_keys, pod_patches
+from deploy.lws.patches import pool_target
 from deploy.lws.tree import Json, Part, Patch
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from deploy.lws import labels, names, network
-from deploy.lws.options.pods import add
+from deploy.lws.patches import add
 from deploy.lws.tree import Json, Part, Patch, Target
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ to (``REQUIRED``) are there in every pod that the renderer makes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from deploy.lws import labels
-from deploy.lws.tree import Json, Patch, Target
+from deploy.lws.patches import add, escaped, pool_target
+from deploy.lws.tree import Json, Patch
 
 if TYPE_CHECKING:
     from baton.types import Role
@@ -38,12 +38,6 @@ REQUIRED: Final = (
 
 OpsOf = Callable[["Role", "PoolSpec"], Sequence[Json]]
 """Operations on a pod template of a role, with paths that begin at the template."""
-
-
-def pool_target(role: Role) -> Target:
-    """The LeaderWorkerSets of a role. By its label and not by a name, so that a pool that the
-    controller makes beside the tree's is patched alike."""
-    return Target("LeaderWorkerSet", labels=f"{labels.ROLE}={role}")
 
 
 def pod_patches(
@@ -73,11 +67,6 @@ def resource_of(pool: PoolSpec, site: Site) -> str | None:
     return site.accelerator(pool.accelerator).resource
 
 
-def add(path: str, value: Any) -> Json:
-    """Adds a value to a pod template; to a list's end where the path ends in ``/-``."""
-    return {"op": "add", "path": path, "value": value}
-
-
 def add_volume(volume: Json, mount_path: str, *, read_only: bool) -> list[Json]:
     """A volume, mounted into the container that serves."""
     mount: Json = {"name": volume["name"], "mountPath": mount_path}
@@ -94,8 +83,3 @@ def add_env(name: str, value: str) -> Json:
 def add_keys(path: str, values: Mapping[str, str]) -> list[Json]:
     """Entries of a map that is there, such as annotations."""
     return [add(f"{path}/{escaped(key)}", value) for key, value in values.items()]
-
-
-def escaped(key: str) -> str:
-    """A key as a segment of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from baton.types import Role
 from deploy.lws import labels, names
 from deploy.lws.options.monitoring import POOL_LABEL, ROLE_LABEL
-from deploy.lws.options.pods import add
+from deploy.lws.patches import add
 from deploy.lws.tree import Json, Part, Patch, Target
 
 if TYPE_CHECKING:

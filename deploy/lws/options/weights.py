@@ -12,14 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from deploy.lws import labels, names
-from deploy.lws.options.pods import (
-    CONTAINER,
-    add,
-    add_env,
-    add_keys,
-    add_volume,
-    pod_patches,
-)
+from deploy.lws.options.pods import CONTAINER, add_env, add_keys, add_volume, pod_patches
+from deploy.lws.patches import add
 from deploy.lws.site_sections import (
     ClaimWeights,
     GcsFuseWeights,
