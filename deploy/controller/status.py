@@ -10,11 +10,10 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from baton.clock import Clock
 from baton.errors import SourceUnavailable
-from baton.kube import Json
+from baton.kube import Json, rfc3339
 from deploy.controller.act import OURS
 from deploy.controller.cluster import CONFIGMAPS, EVENTS, MANAGER, Cluster, ClusterRefused
 from deploy.controller.picture import Picture, Pool
@@ -138,7 +137,7 @@ class Board:
         self._sent_s[key] = now_s
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall_s(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(self._clock.wall_s())
 
 
 def status_of(picture: Picture, plan: Plan, holder: str) -> dict[str, str]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from datetime import UTC, datetime
 
 from baton.clock import Clock
-from baton.kube import Json, KubeApi
+from baton.kube import Json, KubeApi, rfc3339
 from profiles.sources.base import Told
 
 AGAIN_S = 600.0
@@ -73,7 +72,7 @@ class StatusBoard:
             "phase": told.phase,
             "problems": _lines(told.problems),
         }
-        data = {**wanted, "updated": _rfc3339(self._clock.wall_s())}
+        data = {**wanted, "updated": rfc3339(self._clock.wall_s())}
         status, found = await self._api.call("GET", f"{path}/{name}")
         if status == 404:
             body: Json = {
@@ -110,7 +109,7 @@ class StatusBoard:
         sent_s = self._sent_s.get(key)
         if sent_s is not None and now_s - sent_s < AGAIN_S:
             return ""
-        time = _rfc3339(wall_s)
+        time = rfc3339(wall_s)
         stem = self._name[:200].rstrip("-.")
         name = f"{stem}.{key}.{int(wall_s // AGAIN_S):x}"
         body: Json = {
@@ -171,7 +170,3 @@ def _lines(problems: tuple[str, ...]) -> str:
     if len(problems) > _MAX_PROBLEMS:
         shown.append(f"and {len(problems) - _MAX_PROBLEMS} more")
     return "\n".join(shown)
-
-
-def _rfc3339(wall_s: float) -> str:
-    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

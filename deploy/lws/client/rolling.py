@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 
-from baton.kube import Json
+from baton.kube import Json, rfc3339
 from deploy.lws.client.collection import Collection
 from deploy.lws.client.errors import Conflict
 from deploy.lws.client.objects import Scale, T, read_scale
@@ -103,8 +102,3 @@ class Scalable(Collection[T]):
                 )
             body["metadata"] = {"resourceVersion": before.resource_version}
         return read_scale(await self._patch(name, body, subresource="scale"))
-
-
-def rfc3339(wall_s: float) -> str:
-    """A time as Kubernetes writes it."""
-    return datetime.datetime.fromtimestamp(wall_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
